@@ -1,0 +1,686 @@
+//! The core: the stream table, the queue of events and the inbox of commands. It knows no socket, clock or protocol.
+//!
+//! Rules kept here and nowhere else:
+//! * a stream id is an index and a generation, and a slot whose generations are used up is retired: ids are never reused;
+//! * a producer looks at [`Exchange::poll_ready`] before it opens a stream or pushes data, so the queue is bounded;
+//! * data moves only against credit (towards the host) and against the send window (towards the peer);
+//! * END and RESET of a stream are told at most once, and not at all once the host has given its last command;
+//! * `submit` only copies; whoever drives calls `apply` first thing.
+//!
+//! Wakers are called with no lock held: a waker may do anything, taking our locks included.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use crate::batch::{BATCH_ARENA, BATCH_RECORDS, Batch};
+use crate::error::{Error, Result, Status};
+use crate::record::{Command, Event, FLAG_END, Protocol, Reason, Record};
+
+/// Events waiting for the host beyond which producers wait.
+const QUEUE_RECORDS: usize = 4096;
+/// Bytes of payload waiting for the host beyond which producers wait.
+const QUEUE_ARENA: usize = 4 * 1024 * 1024;
+/// Bytes of commands not yet applied beyond which `submit` answers BUSY. Only a host that ignores windows gets here.
+const INBOX_BYTES: usize = 256 * 1024 * 1024;
+/// Up to this size one copy of the host's arena is shared by all streams it is for; larger payloads are copied apart,
+/// so that a slow stream cannot pin another's megabytes.
+const SHARED_ARENA: usize = 64 * 1024;
+const INDEX_BITS: u32 = 24;
+const MAX_GENERATION: u64 = (1 << (63 - INDEX_BITS)) - 1;
+/// Ids of connections and listeners, which are named but have no slot, carry the top bit.
+const NAME_BIT: u64 = 1 << 63;
+
+/// What the host said to one stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// HEAD, DATA, END, RESET or INFORM.
+    pub command: Command,
+    /// Nothing follows.
+    pub end: bool,
+    /// Status or reason.
+    pub code: u16,
+    /// Fields of HEAD and INFORM, trailers of END.
+    pub head: Bytes,
+    /// Body bytes of HEAD and DATA.
+    pub body: Bytes,
+}
+
+/// Figures for `sn_debug_stats` and for tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Streams opened since the start.
+    pub opened: u64,
+    /// Streams that have a slot now.
+    pub live: u64,
+    /// Commands for streams that are over: late answers, not errors.
+    pub stale_commands: u64,
+    /// Streams reset because the host sent more than the window.
+    pub overflows: u64,
+    /// LOG events left out because the queue was full.
+    pub logs_dropped: u64,
+    /// Events not yet taken.
+    pub queued_records: u64,
+    /// Payload bytes not yet taken.
+    pub queued_bytes: u64,
+}
+
+/// The stream table and both queues.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    state: Mutex<State>,
+    inbox: Mutex<Inbox>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    filling: Queue,
+    taking: Queue,
+    taken: usize,
+    consumer: Option<Waker>,
+    producers: Vec<Waker>,
+    names: u64,
+    closed: bool,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    records: Vec<Record>,
+    arena: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u64,
+    live: bool,
+    parent: u64,
+    orders: VecDeque<Order>,
+    waker: Option<Waker>,
+    feeder: Option<Waker>,
+    credit: u32,
+    window: u32,
+    outstanding: u32,
+    returned: u32,
+    finished: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    orders: Vec<(u64, u32, Order)>,
+    bytes: usize,
+    applier: Option<Waker>,
+}
+
+/// What a new stream starts with.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    /// The connection or session it belongs to.
+    pub parent: u64,
+    /// What carries it.
+    pub protocol: Protocol,
+    /// END, EXPECT.
+    pub flags: u8,
+    /// Bytes the producer may push before the host grants more.
+    pub credit: u32,
+    /// Bytes the host may send before the peer has taken some.
+    pub window: u32,
+    /// Body bytes that are already here.
+    pub body: &'a [u8],
+}
+
+impl Exchange {
+    /// An id for something that is named in events but is no stream: a listener, a connection.
+    pub fn name(&self) -> u64 {
+        let mut state = self.lock();
+        state.names += 1;
+        NAME_BIT | state.names
+    }
+
+    /// Opens a stream and tells the host. `fill` appends line and fields to the arena and returns the line's length.
+    ///
+    /// `None` when every slot is taken or the exchange is closed.
+    pub fn open(
+        self: &Arc<Self>,
+        opening: Opening<'_>,
+        waker: &Waker,
+        fill: impl FnOnce(&mut Vec<u8>) -> usize,
+    ) -> Option<Stream> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        let id = state.allot(opening.parent, opening.credit, opening.window, waker)?;
+        let offset = state.filling.arena.len();
+        let line = fill(&mut state.filling.arena);
+        let length = state.filling.arena.len() - offset;
+        state.filling.arena.extend_from_slice(opening.body);
+        state.filling.records.push(Record {
+            stream: id,
+            parent: opening.parent,
+            offset: offset as u32,
+            length: length as u32,
+            kind: Event::Open as u8,
+            flags: opening.flags | opening.protocol as u8,
+            code: line as u16,
+            aux: opening.body.len() as u32,
+        });
+        wake_consumer(state);
+        Some(Stream { exchange: self.clone(), id, live: true })
+    }
+
+    /// Tells the host something about a connection, a listener or the runtime itself (stream 0).
+    pub fn announce(&self, event: Event, stream: u64, parent: u64, code: u16, aux: u32, payload: &[u8]) {
+        let mut state = self.lock();
+        if event == Event::Log && state.filling.is_full() {
+            state.counters.logs_dropped += 1;
+            return;
+        }
+        state.filling.push(Record { stream, parent, kind: event as u8, code, aux, ..Record::default() }, payload);
+        wake_consumer(state);
+    }
+
+    /// Ready when the queue has room; a producer waits here before it opens a stream or pushes data.
+    pub fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if !state.filling.is_full() {
+            return Poll::Ready(());
+        }
+        let waker = context.waker();
+        if !state.producers.iter().any(|waiting| waiting.will_wake(waker)) {
+            state.producers.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    /// Whether there are events to take.
+    pub fn has_events(&self) -> bool {
+        self.lock().has_events()
+    }
+
+    /// Ready when there are events to take or the exchange is closed.
+    pub fn poll_events(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.has_events() || state.closed {
+            return Poll::Ready(());
+        }
+        state.consumer = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Moves up to a batch of events into `batch`. Takes what is there, never waits for more.
+    pub fn take(&self, batch: &mut Batch) -> Result<usize> {
+        let mut state = self.lock();
+        if state.taken == state.taking.records.len() {
+            state.taken = 0;
+            state.taking.clear();
+            let state = &mut *state;
+            std::mem::swap(&mut state.taking, &mut state.filling);
+        }
+        let waiting = &state.taking.records[state.taken..];
+        let base = waiting.first().map_or(0, |record| record.offset);
+        let mut count = 0;
+        let mut end = base;
+        for record in waiting.iter().take(BATCH_RECORDS) {
+            let after = record.offset + record.length + body_length(record);
+            if (after - base) as usize > BATCH_ARENA {
+                break;
+            }
+            batch.records[count] = Record { offset: record.offset - base, ..*record };
+            count += 1;
+            end = after;
+        }
+        let bytes = (end - base) as usize;
+        batch.arena[..bytes].copy_from_slice(&state.taking.arena[base as usize..end as usize]);
+        state.taken += count;
+        batch.header.records = count as u32;
+        batch.header.arena = bytes as u32;
+        let closed = state.closed && count == 0;
+        let producers = if state.filling.is_full() { Vec::new() } else { std::mem::take(&mut state.producers) };
+        drop(state);
+        producers.into_iter().for_each(Waker::wake);
+        if closed { Err(Error::new(Status::Closed, "the runtime has stopped")) } else { Ok(count) }
+    }
+
+    /// Copies commands into the inbox; they take effect when whoever drives calls [`Exchange::apply`].
+    ///
+    /// Nothing is taken when any record is wrong. A command for a stream that is over is no error.
+    pub fn submit(&self, records: &[Record], arena: &[u8]) -> Result<()> {
+        for (index, record) in records.iter().enumerate() {
+            check(record, arena.len()).map_err(|text| Error::invalid(format!("command {index}: {text}")))?;
+        }
+        let shared = if arena.len() <= SHARED_ARENA { Bytes::copy_from_slice(arena) } else { Bytes::new() };
+        let piece = |from: usize, length: usize| match length {
+            0 => Bytes::new(),
+            _ if shared.is_empty() => Bytes::copy_from_slice(&arena[from..from + length]),
+            _ => shared.slice(from..from + length),
+        };
+        let mut inbox = self.inbox.lock().unwrap_or_else(|poison| poison.into_inner());
+        if inbox.bytes.saturating_add(arena.len()) > INBOX_BYTES {
+            return Err(Error::new(Status::Busy, format!("{} bytes of commands wait already", inbox.bytes)));
+        }
+        inbox.bytes += arena.len();
+        inbox.orders.reserve(records.len());
+        for record in records {
+            let Some(command) = Command::from_number(record.kind) else { continue };
+            let (offset, length) = (record.offset as usize, record.length as usize);
+            let (head, body) = match command {
+                Command::Head => (piece(offset, length), piece(offset + length, record.aux as usize)),
+                Command::Data => (Bytes::new(), piece(offset, length)),
+                _ => (piece(offset, length), Bytes::new()),
+            };
+            let end = record.flags & FLAG_END != 0 || matches!(command, Command::End | Command::Reset);
+            inbox.orders.push((record.stream, record.aux, Order { command, end, code: record.code, head, body }));
+        }
+        let applier = inbox.applier.take();
+        drop(inbox);
+        if let Some(waker) = applier {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Hands the inbox to the streams and wakes them. `applier` is woken at the next submit; `None` when nobody drives.
+    pub fn apply(&self, applier: Option<&Waker>) {
+        let orders = {
+            let mut inbox = self.inbox.lock().unwrap_or_else(|poison| poison.into_inner());
+            match (applier, &inbox.applier) {
+                (Some(waker), Some(known)) if known.will_wake(waker) => {}
+                _ => inbox.applier = applier.cloned(),
+            }
+            if inbox.orders.is_empty() {
+                return;
+            }
+            inbox.bytes = 0;
+            std::mem::take(&mut inbox.orders)
+        };
+        let mut wakers = Vec::with_capacity(orders.len());
+        let mut state = self.lock();
+        for (id, aux, order) in orders {
+            state.deliver(id, aux, order, &mut wakers);
+        }
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Nobody drives from here on: the next submit wakes no one, the next driver applies first thing.
+    pub fn leave(&self) {
+        self.inbox.lock().unwrap_or_else(|poison| poison.into_inner()).applier = None;
+    }
+
+    /// Wakes whoever waits for events, who then looks at more than events.
+    pub fn nudge(&self) {
+        wake_consumer(self.lock());
+    }
+
+    /// Ends everything: streams get no more orders, the host gets CLOSED after the last event.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let mut wakers: Vec<Waker> = state.slots.iter_mut().filter_map(|slot| slot.waker.take()).collect();
+        wakers.append(&mut state.producers);
+        wakers.extend(state.consumer.take());
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Figures as of now.
+    pub fn counters(&self) -> Counters {
+        let state = self.lock();
+        let waiting = &state.taking.records[state.taken..];
+        let left = waiting.first().map_or(0, |record| state.taking.arena.len() - record.offset as usize);
+        Counters {
+            queued_records: (waiting.len() + state.filling.records.len()) as u64,
+            queued_bytes: (left + state.filling.arena.len()) as u64,
+            ..state.counters
+        }
+    }
+
+    /// `bytes` of what the host sent to this stream have left for the peer; tells WRITABLE now and then.
+    pub fn sent(&self, id: u64, bytes: usize) {
+        let mut state = self.lock();
+        let Some(slot) = state.slot(id) else { return };
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(slot.outstanding);
+        slot.outstanding -= bytes;
+        slot.returned += bytes;
+        // Half a window at a time: an event per chunk would cost more than the chunk.
+        if slot.returned >= slot.window / 2 && !slot.finished {
+            let (returned, parent) = (std::mem::take(&mut slot.returned), slot.parent);
+            let record = Record { stream: id, parent, kind: Event::Writable as u8, aux: returned, ..Record::default() };
+            state.filling.push(record, &[]);
+            wake_consumer(state);
+        }
+    }
+
+    fn tell(&self, id: u64, event: Event, flags: u8, payload: &[u8]) {
+        let mut state = self.lock();
+        let Some(slot) = state.slot(id) else { return };
+        if slot.finished {
+            return;
+        }
+        let parent = slot.parent;
+        if event == Event::Data {
+            slot.credit = slot.credit.saturating_sub(payload.len() as u32);
+        }
+        state.filling.push(Record { stream: id, parent, kind: event as u8, flags, ..Record::default() }, payload);
+        wake_consumer(state);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock would have been caught at the stream's task; the table stays usable.
+        self.state.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+}
+
+/// The protocol's end of one stream. Dropping it while the host still expects something tells RESET.
+#[derive(Debug)]
+pub struct Stream {
+    exchange: Arc<Exchange>,
+    id: u64,
+    live: bool,
+}
+
+impl Stream {
+    /// The stream's id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The host's next order; `None` when the exchange is closed or the last order was given.
+    ///
+    /// The order that ends the stream frees its slot: later commands are stale, and no event follows.
+    pub fn poll_order(&mut self, context: &Context<'_>) -> Poll<Option<Order>> {
+        if !self.live {
+            return Poll::Ready(None);
+        }
+        let mut state = self.exchange.lock();
+        let closed = state.closed;
+        let Some(slot) = state.slot(self.id) else {
+            self.live = false;
+            return Poll::Ready(None);
+        };
+        if let Some(order) = slot.orders.pop_front() {
+            if order.end {
+                self.live = false;
+                let feeder = state.release(self.id);
+                drop(state);
+                feeder.into_iter().for_each(Waker::wake);
+            }
+            return Poll::Ready(Some(order));
+        }
+        if closed {
+            return Poll::Ready(None);
+        }
+        match &slot.waker {
+            Some(known) if known.will_wake(context.waker()) => {}
+            _ => slot.waker = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Bytes that may be pushed now. Grows with CREDIT, which wakes the task that polls for orders.
+    pub fn credit(&self) -> u32 {
+        let mut state = self.exchange.lock();
+        if self.live { state.slot(self.id).map_or(0, |slot| slot.credit) } else { 0 }
+    }
+
+    /// Whether the host still listens: false once it gave its last order.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Tells the host bytes of body. The caller keeps within [`Stream::credit`].
+    pub fn push(&self, data: &[u8], end: bool) {
+        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, data);
+    }
+
+    /// Tells the host that the peer's side is complete.
+    pub fn push_end(&self, trailers: &[u8]) {
+        self.exchange.tell(self.id, Event::End, FLAG_END, trailers);
+    }
+
+    /// `bytes` of what the host sent have left for the peer.
+    pub fn sent(&self, bytes: usize) {
+        if self.live && bytes > 0 {
+            self.exchange.sent(self.id, bytes);
+        }
+    }
+
+    /// A second hand on the stream, for a task that feeds it while another answers.
+    pub fn inlet(&self) -> Inlet {
+        Inlet { exchange: self.exchange.clone(), id: self.id }
+    }
+
+    /// Ends the stream early and tells the host why, unless it has already given its last order.
+    pub fn fail(&mut self, reason: Reason) {
+        if !std::mem::replace(&mut self.live, false) {
+            return;
+        }
+        let mut state = self.exchange.lock();
+        let Some(slot) = state.slot(self.id) else { return };
+        let (parent, finished) = (slot.parent, slot.finished);
+        let feeder = state.release(self.id);
+        if !finished {
+            let kind = Event::Reset as u8;
+            let record = Record { stream: self.id, parent, kind, flags: FLAG_END, code: reason as u16, ..Record::default() };
+            state.filling.push(record, &[]);
+        }
+        wake_consumer(state);
+        feeder.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Feeds a stream from another task than the one that takes its orders.
+#[derive(Debug)]
+pub struct Inlet {
+    exchange: Arc<Exchange>,
+    id: u64,
+}
+
+impl Inlet {
+    /// Ready with the credit when there is some; with `None` when the host listens no more.
+    pub fn poll_credit(&self, context: &Context<'_>) -> Poll<Option<u32>> {
+        let mut state = self.exchange.lock();
+        match state.slot(self.id) {
+            None => Poll::Ready(None),
+            Some(slot) if slot.finished => Poll::Ready(None),
+            Some(slot) if slot.credit > 0 => Poll::Ready(Some(slot.credit)),
+            Some(slot) => {
+                slot.feeder = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The request went wrong while it was read: tells the host RESET, and the task that answers gets the same order.
+    pub fn fail(&self, reason: Reason) {
+        let mut state = self.exchange.lock();
+        let mut wakers = Vec::new();
+        state.break_off(self.id, reason, &mut wakers);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The queue the stream feeds.
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
+    }
+
+    /// Tells the host bytes of body.
+    pub fn push(&self, data: &[u8], end: bool) {
+        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, data);
+    }
+
+    /// Tells the host that the peer's side is complete.
+    pub fn push_end(&self, trailers: &[u8]) {
+        self.exchange.tell(self.id, Event::End, FLAG_END, trailers);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.fail(if std::thread::panicking() { Reason::Internal } else { Reason::Gone });
+    }
+}
+
+impl State {
+    fn has_events(&self) -> bool {
+        self.taken < self.taking.records.len() || !self.filling.records.is_empty()
+    }
+
+    fn allot(&mut self, parent: u64, credit: u32, window: u32, waker: &Waker) -> Option<u64> {
+        let index = match self.free.pop() {
+            Some(index) => index as usize,
+            None if self.slots.len() < 1 << INDEX_BITS => {
+                self.slots.push(Slot::default());
+                self.slots.len() - 1
+            }
+            None => return None,
+        };
+        self.counters.opened += 1;
+        self.counters.live += 1;
+        let slot = &mut self.slots[index];
+        slot.generation += 1;
+        slot.live = true;
+        slot.parent = parent;
+        slot.credit = credit;
+        slot.window = window;
+        slot.outstanding = 0;
+        slot.returned = 0;
+        slot.finished = false;
+        slot.waker = Some(waker.clone());
+        Some(slot.generation << INDEX_BITS | index as u64)
+    }
+
+    fn slot(&mut self, id: u64) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut((id & ((1 << INDEX_BITS) - 1)) as usize)?;
+        (slot.live && slot.generation == id >> INDEX_BITS).then_some(slot)
+    }
+
+    /// Frees the slot; answers the waker of an inlet, to be woken without the lock.
+    #[must_use]
+    fn release(&mut self, id: u64) -> Option<Waker> {
+        let index = (id & ((1 << INDEX_BITS) - 1)) as usize;
+        let slot = &mut self.slots[index];
+        slot.live = false;
+        slot.waker = None;
+        let feeder = slot.feeder.take();
+        slot.orders.clear();
+        if slot.orders.capacity() > 64 {
+            slot.orders = VecDeque::new();
+        }
+        self.counters.live -= 1;
+        if slot.generation < MAX_GENERATION {
+            self.free.push(index as u32);
+        }
+        feeder
+    }
+
+    fn deliver(&mut self, id: u64, aux: u32, order: Order, wakers: &mut Vec<Waker>) {
+        let Some(slot) = self.slot(id) else {
+            self.counters.stale_commands += 1;
+            return;
+        };
+        if slot.finished {
+            self.counters.stale_commands += 1;
+            return;
+        }
+        wakers.extend(slot.waker.take());
+        match order.command {
+            Command::Credit => {
+                slot.credit = slot.credit.saturating_add(aux);
+                wakers.extend(slot.feeder.take());
+                return;
+            }
+            Command::Reset => slot.orders.clear(),
+            _ => {}
+        }
+        slot.outstanding = slot.outstanding.saturating_add(order.body.len() as u32);
+        if slot.outstanding > slot.window {
+            self.counters.overflows += 1;
+            self.break_off(id, Reason::Limit, wakers);
+            return;
+        }
+        slot.finished = order.end;
+        if order.end {
+            wakers.extend(slot.feeder.take());
+        }
+        slot.orders.push_back(order);
+    }
+}
+
+impl State {
+    /// Resets a stream towards both sides at once.
+    fn break_off(&mut self, id: u64, reason: Reason, wakers: &mut Vec<Waker>) {
+        let Some(slot) = self.slot(id) else { return };
+        if std::mem::replace(&mut slot.finished, true) {
+            return;
+        }
+        let (parent, code) = (slot.parent, reason as u16);
+        slot.orders.clear();
+        let (head, body) = (Bytes::new(), Bytes::new());
+        slot.orders.push_back(Order { command: Command::Reset, end: true, code, head, body });
+        wakers.extend(slot.waker.take());
+        wakers.extend(slot.feeder.take());
+        let kind = Event::Reset as u8;
+        self.filling.push(Record { stream: id, parent, kind, flags: FLAG_END, code, ..Record::default() }, &[]);
+        wakers.extend(self.consumer.take());
+    }
+}
+
+impl Queue {
+    fn is_full(&self) -> bool {
+        self.records.len() >= QUEUE_RECORDS || self.arena.len() >= QUEUE_ARENA
+    }
+
+    fn push(&mut self, mut record: Record, payload: &[u8]) {
+        record.offset = self.arena.len() as u32;
+        record.length = payload.len() as u32;
+        self.arena.extend_from_slice(payload);
+        self.records.push(record);
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.arena.clear();
+        // A burst must not keep its peak memory for ever.
+        self.arena.shrink_to(BATCH_ARENA);
+        self.records.shrink_to(QUEUE_RECORDS);
+    }
+}
+
+fn wake_consumer(mut state: MutexGuard<'_, State>) {
+    let consumer = state.consumer.take();
+    drop(state);
+    if let Some(waker) = consumer {
+        waker.wake();
+    }
+}
+
+fn body_length(record: &Record) -> u32 {
+    if record.kind == Event::Open as u8 { record.aux } else { 0 }
+}
+
+fn check(record: &Record, arena: usize) -> std::result::Result<(), String> {
+    let Some(command) = Command::from_number(record.kind) else {
+        return Err(format!("kind must be one of 1 to 6, found {}", record.kind));
+    };
+    let body = if command == Command::Head { record.aux as u64 } else { 0 };
+    let end = record.offset as u64 + record.length as u64 + body;
+    if end > arena as u64 {
+        return Err(format!("payload ends at byte {end} of an arena of {arena}"));
+    }
+    match command {
+        Command::Head if !(200..=999).contains(&record.code) => {
+            Err(format!("status of HEAD must be 200 to 999, found {}", record.code))
+        }
+        Command::Inform if !(100..=199).contains(&record.code) => {
+            Err(format!("status of INFORM must be 100 to 199, found {}", record.code))
+        }
+        _ => Ok(()),
+    }
+}

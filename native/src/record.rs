@@ -1,0 +1,132 @@
+//! The vocabulary: one 32-byte record, the events it can be and the commands it can be. ADR 0001 holds the table.
+//!
+//! Numbers are append-only. Kinds that only later issues emit (WebSocket, TCP, RPC) are in the ADR and get their
+//! number here when the code that speaks them lands.
+
+/// One event or one command. Payloads lie in the arena that travels with the records.
+///
+/// `payload = arena[offset..offset + length]`; OPEN and HEAD are followed by `aux` bytes of body.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The stream this is about; 0 is the runtime itself. Ids are never reused.
+    pub stream: u64,
+    /// What the stream belongs to: listener of a connection, connection of an HTTP exchange, session of a call.
+    pub parent: u64,
+    /// Where the payload starts in the arena.
+    pub offset: u32,
+    /// Bytes of payload.
+    pub length: u32,
+    /// An [`Event`] or a [`Command`].
+    pub kind: u8,
+    /// `END`, `EXPECT`, and the protocol in the high nibble of OPEN.
+    pub flags: u8,
+    /// Per kind: status code, [`Reason`], log level, length of the request line.
+    pub code: u16,
+    /// Per kind: bytes of body after the head, bytes of credit, milliseconds.
+    pub aux: u32,
+}
+
+const _: () = assert!(size_of::<Record>() == 32);
+
+/// This record finishes its side of the stream.
+pub const FLAG_END: u8 = 0x01;
+/// OPEN: the client waits for `100 Continue`; the first CREDIT (or an INFORM) sends it.
+pub const FLAG_EXPECT: u8 = 0x02;
+
+/// OPEN: which protocol carries the stream, in the high nibble of `flags`.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0.
+    Http10 = 0x10,
+    /// HTTP/1.1.
+    Http11 = 0x20,
+    /// HTTP/2.
+    Http2 = 0x30,
+    /// A bare byte stream.
+    Tcp = 0x80,
+}
+
+/// What native code tells.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A connection begins to carry streams. parent = listener; payload = peer host, peer port, local host, local port,
+    /// scheme, NUL-joined.
+    Accept = 1,
+    /// A stream begins. parent = connection; payload = line (`code` bytes: method, target, scheme, authority, NUL-joined)
+    /// and fields (name, value, ... NUL-joined); `aux` bytes of body follow; END when that is all of it.
+    Open = 2,
+    /// Bytes of body.
+    Data = 3,
+    /// The peer's side is complete. payload = trailers, NUL-joined.
+    End = 4,
+    /// The stream is over and nothing sent to it arrives any more. code = [`Reason`].
+    Reset = 5,
+    /// `aux` bytes of send window came back.
+    Writable = 6,
+    /// A connection or listener (or, with stream 0, the runtime) is gone.
+    Closed = 7,
+    /// code = level (10 debug, 20 info, 30 warning, 40 error, as Python's logging); payload = text.
+    Log = 8,
+    /// The runtime is stopping: what is left in `aux` milliseconds is reset. stream = 0.
+    Drain = 9,
+}
+
+/// What the host answers.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Response head. code = status; payload = fields NUL-joined; `aux` bytes of body follow; END when that is all.
+    Head = 1,
+    /// Bytes of body; END when these are the last.
+    Data = 2,
+    /// Our side is complete. payload = trailers, NUL-joined.
+    End = 3,
+    /// Abandon the stream; the peer sees an abrupt end, never a clean one. code = [`Reason`].
+    Reset = 4,
+    /// The host is ready for `aux` more bytes.
+    Credit = 5,
+    /// An interim response. code = 1xx; payload = fields NUL-joined.
+    Inform = 6,
+}
+
+impl Command {
+    /// The command with this number, if there is one.
+    pub fn from_number(number: u8) -> Option<Command> {
+        [Command::Head, Command::Data, Command::End, Command::Reset, Command::Credit, Command::Inform]
+            .into_iter()
+            .find(|command| *command as u8 == number)
+    }
+}
+
+/// Why a stream ended early, as `code` of RESET.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The peer closed or reset; nobody is there to read an answer.
+    Gone = 1,
+    /// The peer broke the protocol in the middle of the stream.
+    Protocol = 2,
+    /// The peer was too slow (body rate, write stall).
+    Timeout = 3,
+    /// A limit was passed (body size, flow-control window).
+    Limit = 4,
+    /// The runtime is stopping and the deadline has come.
+    Stopping = 5,
+    /// The native side failed; a LOG event says how.
+    Internal = 6,
+    /// The host gave the stream up.
+    Cancelled = 7,
+}
+
+impl Reason {
+    /// The reason with this number; an unknown one counts as given up by the host.
+    pub fn from_number(number: u16) -> Reason {
+        [Reason::Gone, Reason::Protocol, Reason::Timeout, Reason::Limit, Reason::Stopping, Reason::Internal]
+            .into_iter()
+            .find(|reason| *reason as u16 == number)
+            .unwrap_or(Reason::Cancelled)
+    }
+}

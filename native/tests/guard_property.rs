@@ -192,26 +192,26 @@ fn check(runtime: &tokio::runtime::Runtime, input: &[u8], splits: &[Index]) -> R
 // The grammar. Weights let about half of the requests be well-formed, so that sequences get behind the first one.
 
 fn request() -> impl Strategy<Value = Vec<u8>> {
-    let lead = prop_oneof![30 => Just(""), 1 => select(vec!["\r\n", "\r\n\r\n", "\r\n\r\n\r\n", "\n", "\r", " "])];
+    let lead = prop_oneof![60 => Just(""), 1 => select(vec!["\r\n", "\r\n\r\n", "\r\n\r\n\r\n", "\n", "\r", " "])];
     let method = prop_oneof![
-        20 => select(vec!["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE"]),
+        50 => select(vec!["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE"]),
         1 => select(vec!["get", "BREW", "X-!#$", "CONNECT", "PRI", "", "G(T"]),
     ];
     let target = prop_oneof![
-        20 => select(vec!["/", "/a/b?c=d", "/?%20", "/x;y=z", "*", "/a//b/../c"]),
+        50 => select(vec!["/", "/a/b?c=d", "/?%20", "/x;y=z", "/a//b/../c"]),
         2 => select(vec!["http://a/", "http://b:80/x?y", "HTTPS://[::1]/", "http://a"]),
         1 => select(vec![
-            "", "a", "a:80", "http://", "http://u@a/", "http://a?q", "ftp://a/", "/#f", "/\u{e4}", "/\"", "/?`", "/?\"",
+            "", "*", "a", "a:80", "http://", "http://u@a/", "http://a?q", "ftp://a/", "/#f", "/\u{e4}", "/\"", "/?`", "/?\"",
             "//a", "?q", "/a b", "/\t", "http://a:99999/", "http://%61/", "http://a:/", "/<", "http://a'(b)/",
         ]),
     ];
     let version = prop_oneof![
-        20 => Just("HTTP/1.1"),
-        2 => Just("HTTP/1.0"),
+        50 => Just("HTTP/1.1"),
+        3 => Just("HTTP/1.0"),
         1 => select(vec!["HTTP/1.2", "HTTP/2.0", "http/1.1", "HTTP/1.1 ", "HTTP/1.10", "", "HTTP/11"]),
     ];
     let host = prop_oneof![
-        20 => select(vec!["Host: a\r\n", "host:a:80\r\n", "HOST: [::1]\r\n"]),
+        50 => select(vec!["Host: a\r\n", "host:a:80\r\n", "HOST: [::1]\r\n"]),
         1 => select(vec!["", "Host:\r\n", "Host: a\r\nHost: a\r\n", "Host : a\r\n", "Host: a\n", " Host: a\r\n"]),
     ];
     let line = (lead, method, space(), target, space(), version, line_end(), host)
@@ -224,16 +224,16 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn space() -> impl Strategy<Value = &'static str> {
-    prop_oneof![60 => Just(" "), 1 => select(vec!["", "  ", "\t", " \t", "\x0b"])]
+    prop_oneof![150 => Just(" "), 1 => select(vec!["", "  ", "\t", " \t", "\x0b"])]
 }
 
 fn line_end() -> impl Strategy<Value = &'static str> {
-    prop_oneof![60 => Just("\r\n"), 1 => select(vec!["\n", "\r", "\r\r\n", " \r\n", "\r\n ", "\r\n\t", ""])]
+    prop_oneof![150 => Just("\r\n"), 1 => select(vec!["\n", "\r", "\r\r\n", " \r\n", "\r\n ", "\r\n\t", ""])]
 }
 
 fn field() -> impl Strategy<Value = Vec<u8>> {
     let text = prop_oneof![
-        12 => select(vec![
+        40 => select(vec![
             "X: y", "x:", "X-Y: \t a b \t", "Accept: */*", "Cookie: a=b; c", "Upgrade: x", "X: \u{e4}",
             "Connection: keep-alive", "Connection: upgrade, x",
         ]),
@@ -247,7 +247,7 @@ fn field() -> impl Strategy<Value = Vec<u8>> {
 
 /// A framing field and a body that goes with it, or nearly.
 fn framed() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
-    let length = (select(vec![0usize, 1, 3, 10]), prop_oneof![12 => Just(None), 1 => Just(Some(()))], select(vec![
+    let length = (select(vec![0usize, 1, 3, 10]), prop_oneof![40 => Just(None), 1 => Just(Some(()))], select(vec![
         "+", "0x", " ,", "5, ", "-", "00", "1_", "\t", "", "99999999999999999999", "9223372036854775807",
     ]))
         .prop_map(|(length, odd, prefix)| {
@@ -255,7 +255,7 @@ fn framed() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
             (format!("Content-Length: {prefix}{length}\r\n").into_bytes(), b"GET / HTTP/1.1\r\n"[..length].to_vec())
         });
     let coding = prop_oneof![
-        12 => select(vec!["Transfer-Encoding: chunked\r\n", "transfer-encoding:CHUNKED \r\n"]),
+        40 => select(vec!["Transfer-Encoding: chunked\r\n", "transfer-encoding:CHUNKED \r\n"]),
         1 => select(vec![
             "Transfer-Encoding: gzip, chunked\r\n", "Transfer-Encoding: chunked, chunked\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: identity\r\n",
@@ -264,11 +264,11 @@ fn framed() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         ]),
     ];
     let last = prop_oneof![
-        12 => select(vec!["0\r\n", "0\r\n", "000\r\n", "0;x=y\r\n"]),
+        40 => select(vec!["0\r\n", "0\r\n", "000\r\n", "0;x=y\r\n"]),
         1 => select(vec!["0 \r\n", "0\n", "0x0\r\n", "-0\r\n", "00000000000000000\r\n", ""]),
     ];
     let trailer = prop_oneof![
-        8 => select(vec!["X-T: u\r\n", "x-t:\r\n", "Y: \t v w \r\n"]),
+        20 => select(vec!["X-T: u\r\n", "x-t:\r\n", "Y: \t v w \r\n"]),
         1 => select(vec!["Content-Length: 5\r\n", "X: a\n", " X: a\r\n", "X : a\r\n", "X: a\0\r\n", "X\r\n", ":a\r\n"]),
     ];
     let chunked = (coding, vec(chunk(), 0..3), last, vec(trailer, 0..2), line_end()).prop_map(
@@ -281,11 +281,11 @@ fn framed() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 
 fn chunk() -> impl Strategy<Value = Vec<u8>> {
     let extension = prop_oneof![
-        12 => select(vec!["", "", ";", ";a=b", ";a=\"b;c\"", "; a = b"]),
+        40 => select(vec!["", "", ";", ";a=b", ";a=\"b;c\"", "; a = b"]),
         1 => select(vec![" ", "\t", ";\n", ";a\nb", ";a\rb", ";\0", "_1", "g", " ;a", "\0"]),
     ];
     let size = prop_oneof![
-        12 => select(vec!["3", "003", "0000000000000003"]),
+        40 => select(vec!["3", "003", "0000000000000003"]),
         1 => select(vec!["0x3", "+3", " 3", "", "2", "4", "00000000000000003", "FFFFFFFFFFFFFFFF", "10000000000000003"]),
     ];
     (size, extension, line_end(), select(vec!["abc", "\r\n0", "0\r\n", "\0\u{e4}"]), line_end())
@@ -321,12 +321,14 @@ proptest! {
     #[test]
     fn the_gate_reads_what_hyper_reads_or_refuses(
         requests in vec(request(), 1..4),
-        mutations in prop_oneof![1 => Just(Vec::new()), 2 => vec(mutation(), 1..4)],
+        mutations in prop_oneof![1 => Just(Vec::new()), 1 => vec(mutation(), 1..4)],
         splits in vec(any::<Index>(), 0..4),
     ) {
         thread_local!(static RUNTIME: tokio::runtime::Runtime = runtime());
         let input = mutate(requests.concat(), &mutations);
-        RUNTIME.with(|runtime| check(runtime, &input, &splits))?;
+        RUNTIME
+            .with(|runtime| check(runtime, &input, &splits))
+            .map_err(|error| TestCaseError::fail(format!("\"{}\": {error}", input.escape_ascii())))?;
     }
 }
 

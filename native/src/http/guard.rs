@@ -289,7 +289,7 @@ impl<'b> Meaning<'b> {
                     expect_continue = true;
                 }
                 7 if name.eq_ignore_ascii_case("upgrade") => upgrade_field = true,
-                10 if name.eq_ignore_ascii_case("connection") => connection.add(value),
+                10 if name.eq_ignore_ascii_case("connection") => connection.add(value)?,
                 14 if name.eq_ignore_ascii_case("content-length") => {
                     if length.is_some() {
                         return Err(bad("exactly one Content-Length field is allowed, found another"));
@@ -337,9 +337,13 @@ struct Connection {
 }
 
 impl Connection {
-    fn add(&mut self, value: &[u8]) {
+    fn add(&mut self, value: &[u8]) -> Result<(), Rejection> {
         for token in value.split(|byte| *byte == b',') {
             let token = token.trim_ascii();
+            // A reader that skips the whole field for one odd byte (hyper does) would miss the `close` beside it.
+            if !token.iter().all(|byte| is(*byte, TOKEN)) {
+                return Err(bad("Connection must be a list of tokens, found another byte"));
+            }
             match token.len() {
                 5 => self.close |= token.eq_ignore_ascii_case(b"close"),
                 7 => self.upgrade |= token.eq_ignore_ascii_case(b"upgrade"),
@@ -347,6 +351,7 @@ impl Connection {
                 _ => {}
             }
         }
+        Ok(())
     }
 }
 

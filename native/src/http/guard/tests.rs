@@ -182,6 +182,9 @@ fn heads() {
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x , close\r\nConnection: keep-alive\r\n\r\n", "GET / \"a\" -"),
         (b"GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", good),
         (b"GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive, close\r\n\r\n", "GET / \"a\" -"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: , close,\r\n\r\n", "GET / \"a\" -"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: \x80, close\r\n\r\n", "400"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close;x\r\n\r\n", "400"),
         (
             b"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: x\r\n\r\n",
             "GET / \"a\" - keep upgrade",

@@ -1,0 +1,1 @@
+"""Benchmarks of server_native against its peers (see README.md)."""

@@ -1,0 +1,15 @@
+"""The HTTP benchmark, one noun per module. Later ones use earlier ones, never the reverse.
+
+process   a process tree: its CPU time, memory and pids
+wrk       one run of the load generator
+peers     peers.txt: versions, commands, what is missing
+server    a server under test: command, readiness, check of the answer, end
+cases     the cases as data
+measure   one sample of one case on one server
+results   samples, medians, ratios, JSON
+bars      the bars as data, and the regression gate
+tables    text and Markdown tables
+plot      bar charts
+machine   what the figures were measured on
+options   the command line
+"""

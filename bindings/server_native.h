@@ -1,0 +1,487 @@
+/* GENERATED from native/src by tools/generate_bindings.py (cbindgen). Do not edit: `make bindings` rewrites it.
+ *
+ * The C ABI of server_native. docs/abi.md is the same contract in prose. One native library serves any host language;
+ * load it only when sn_abi_hash() == SN_ABI_HASH.
+ */
+
+#ifndef SERVER_NATIVE_H
+#define SERVER_NATIVE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
+#define SN_ABI_HASH UINT64_C(0x2e4c60955f3f6dfe)
+
+// Records one batch holds at most; a fuller queue is taken in several turns.
+#define SN_BATCH_RECORDS 512
+
+// Bytes of payload one batch holds at most.
+#define SN_BATCH_ARENA (512 * 1024)
+
+// This record finishes its side of the stream.
+#define SN_FLAG_END 1
+
+// OPEN: the client waits for `100 Continue`; the first CREDIT (or an INFORM) sends it.
+#define SN_FLAG_EXPECT 2
+
+// What an export answers. 0 ok, 1-9 outcomes, 10-99 the caller's fault, 100-199 the world's, 255 a panic. Append-only.
+enum sn_status
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // Done.
+  SN_STATUS_OK = 0,
+  // Nothing happened within the time given.
+  SN_STATUS_TIMEOUT = 1,
+  // The runtime has stopped and every event was taken.
+  SN_STATUS_CLOSED = 2,
+  // `sn_wake` was called.
+  SN_STATUS_WOKEN = 3,
+  // A null pointer, an impossible length, text that is not UTF-8, a record of unknown kind.
+  SN_STATUS_INVALID_ARGUMENT = 10,
+  // No such listener, batch or stream.
+  SN_STATUS_NOT_FOUND = 11,
+  // Another thread is inside `sn_next`.
+  SN_STATUS_BUSY = 12,
+  // The runtime is stopping and takes nothing new.
+  SN_STATUS_STOPPING = 13,
+  // The address is in use.
+  SN_STATUS_ADDRESS_IN_USE = 100,
+  // The system refused for lack of permission.
+  SN_STATUS_PERMISSION_DENIED = 101,
+  // The host is not an address of this machine.
+  SN_STATUS_ADDRESS_NOT_AVAILABLE = 102,
+  // Any other failure of the system; the text has its errno.
+  SN_STATUS_IO = 103,
+  // A panic was caught; the text has its message.
+  SN_STATUS_PANIC = 255,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum sn_status sn_status;
+#else
+typedef int32_t sn_status;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What the host answers.
+enum sn_command
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint8_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // Response head. code = status; payload = fields NUL-joined; `aux` bytes of body follow; END when that is all.
+  SN_COMMAND_HEAD = 1,
+  // Bytes of body; END when these are the last.
+  SN_COMMAND_DATA = 2,
+  // Our side is complete. payload = trailers, NUL-joined.
+  SN_COMMAND_END = 3,
+  // Abandon the stream; the peer sees an abrupt end, never a clean one. code = `sn_reason`.
+  SN_COMMAND_RESET = 4,
+  // The host is ready for `aux` more bytes.
+  SN_COMMAND_CREDIT = 5,
+  // An interim response. code = 1xx; payload = fields NUL-joined.
+  SN_COMMAND_INFORM = 6,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum sn_command sn_command;
+#else
+typedef uint8_t sn_command;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What native code tells.
+enum sn_event
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint8_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // A connection begins to carry streams. parent = listener; payload = peer host, peer port, local host, local port,
+  // scheme, NUL-joined.
+  SN_EVENT_ACCEPT = 1,
+  // A stream begins. parent = connection; payload = line (`code` bytes: method, target, scheme, authority, NUL-joined)
+  // and fields (name, value, ... NUL-joined); `aux` bytes of body follow; END when that is all of it.
+  SN_EVENT_OPEN = 2,
+  // Bytes of body.
+  SN_EVENT_DATA = 3,
+  // The peer's side is complete. payload = trailers, NUL-joined.
+  SN_EVENT_END = 4,
+  // The stream is over and nothing sent to it arrives any more. code = `sn_reason`.
+  SN_EVENT_RESET = 5,
+  // `aux` bytes of send window came back.
+  SN_EVENT_WRITABLE = 6,
+  // A connection or listener (or, with stream 0, the runtime) is gone.
+  SN_EVENT_CLOSED = 7,
+  // code = level (10 debug, 20 info, 30 warning, 40 error, as Python's logging); payload = text.
+  SN_EVENT_LOG = 8,
+  // The runtime is stopping: what is left in `aux` milliseconds is reset. stream = 0.
+  SN_EVENT_DRAIN = 9,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum sn_event sn_event;
+#else
+typedef uint8_t sn_event;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// OPEN: which protocol carries the stream, in the high nibble of `flags`.
+enum sn_protocol
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint8_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // HTTP/1.0.
+  SN_PROTOCOL_HTTP10 = 16,
+  // HTTP/1.1.
+  SN_PROTOCOL_HTTP11 = 32,
+  // HTTP/2.
+  SN_PROTOCOL_HTTP2 = 48,
+  // A bare byte stream.
+  SN_PROTOCOL_TCP = 128,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum sn_protocol sn_protocol;
+#else
+typedef uint8_t sn_protocol;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Why a stream ended early, as `code` of RESET.
+enum sn_reason
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint16_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // The peer closed or reset; nobody is there to read an answer.
+  SN_REASON_GONE = 1,
+  // The peer broke the protocol in the middle of the stream.
+  SN_REASON_PROTOCOL = 2,
+  // The peer was too slow (body rate, write stall).
+  SN_REASON_TIMEOUT = 3,
+  // A limit was passed (body size, flow-control window).
+  SN_REASON_LIMIT = 4,
+  // The runtime is stopping and the deadline has come.
+  SN_REASON_STOPPING = 5,
+  // The native side failed; a LOG event says how.
+  SN_REASON_INTERNAL = 6,
+  // The host gave the stream up.
+  SN_REASON_CANCELLED = 7,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum sn_reason sn_reason;
+#else
+typedef uint16_t sn_reason;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Preallocated room for events. Fixed size, so the host maps it once.
+typedef struct sn_batch sn_batch;
+
+// A running core. Opaque; shareable between threads except where an export says otherwise.
+typedef struct sn_runtime sn_runtime;
+
+// Borrowed bytes, for the length of one call. `data` may be null when `length` is 0.
+typedef struct sn_bytes {
+  // First byte.
+  const uint8_t *data;
+  // How many.
+  size_t length;
+} sn_bytes;
+
+// Limits of one listener.
+typedef struct sn_limits {
+  // Bytes of request body a request may carry; 413 beyond. 0 = none (a handler or flag sets one).
+  uint64_t body_bytes;
+  // Open connections of one listener; the next one gets 503 and a close.
+  uint32_t connections;
+  // Open connections from one address; 503 and a close beyond. 0 = none.
+  uint32_t connections_per_address;
+  // Bytes of one request head or trailer section; 431 beyond. Worst-case memory of an unread head.
+  uint32_t head_bytes;
+  // Header fields of one request; 431 beyond.
+  uint32_t header_fields;
+  // Bytes of the request target; 414 beyond.
+  uint32_t uri_bytes;
+  // Declared bodies up to this size are collected before the handler is told: one event, no pool thread.
+  uint32_t inline_body_bytes;
+  // Bytes of request body in flight to one handler before reading the socket stops.
+  uint32_t receive_window;
+  // Bytes of response body in flight from one handler before it must wait for WRITABLE.
+  uint32_t send_window;
+  // Milliseconds for the first byte and the decision between HTTP/1.1 and HTTP/2; then a silent close.
+  uint32_t detection_ms;
+  // Milliseconds from the first byte of a head to its last; 408 and a close.
+  uint32_t head_ms;
+  // Milliseconds a connection may stay without a request; silent close.
+  uint32_t idle_ms;
+  // Milliseconds for a TLS handshake.
+  uint32_t handshake_ms;
+  // Bytes per second a request body must reach while we are reading; 408 and a close. 0 = none.
+  uint32_t body_rate;
+  // Milliseconds before `body_rate` is asked for.
+  uint32_t body_grace_ms;
+  // Milliseconds a client may take nothing of a response that waits; the connection is reset.
+  uint32_t write_stall_ms;
+  // HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS.
+  uint32_t h2_streams;
+  // HTTP/2 SETTINGS_MAX_HEADER_LIST_SIZE in bytes; 431 beyond.
+  uint32_t h2_header_list_bytes;
+  // HTTP/2 flow-control window of streams and connections, in bytes.
+  uint32_t h2_window;
+  // HTTP/2 streams reset by the peer and not yet cleaned up; GOAWAY(ENHANCE_YOUR_CALM) beyond.
+  uint32_t h2_pending_resets;
+  // HTTP/2 frame payload we accept, in bytes (16,384 to 16,777,215).
+  uint32_t h2_frame_bytes;
+  // Milliseconds between HTTP/2 pings on a quiet connection; also how long an answer may take. 0 = none.
+  uint32_t h2_ping_ms;
+} sn_limits;
+
+// How a listener is bound. Fill with `sn_listen_options_default`, then change what matters.
+typedef struct sn_listen_options {
+  // An IPv4 or IPv6 address in text; names are resolved by the host language.
+  struct sn_bytes address;
+  // 0 lets the system choose.
+  uint16_t port;
+  // An IPv6 listener takes no IPv4 connections.
+  bool v6_only;
+  // SO_REUSEPORT.
+  bool shared;
+  // HTTP/2 with prior knowledge is spoken next to HTTP/1.1.
+  bool http2;
+  // Connections the kernel keeps waiting.
+  uint32_t backlog;
+  // Limits of the listener and its connections.
+  struct sn_limits limits;
+} sn_listen_options;
+
+// How much of the batch is filled. Read by the host straight from memory, so that no call returns more than a status.
+typedef struct sn_batch_header {
+  // Records filled.
+  uint32_t records;
+  // Bytes of arena filled.
+  uint32_t arena;
+  // 1 when the watched descriptor became readable.
+  uint32_t watched;
+  // Reserved, 0.
+  uint32_t reserved;
+} sn_batch_header;
+
+// One event or one command. Payloads lie in the arena that travels with the records.
+//
+// `payload = arena[offset..offset + length]`; OPEN and HEAD are followed by `aux` bytes of body.
+typedef struct sn_record {
+  // The stream this is about; 0 is the runtime itself. Ids are never reused.
+  uint64_t stream;
+  // What the stream belongs to: listener of a connection, connection of an HTTP exchange, session of a call.
+  uint64_t parent;
+  // Where the payload starts in the arena.
+  uint32_t offset;
+  // Bytes of payload.
+  uint32_t length;
+  // An `sn_event` or a `sn_command`.
+  uint8_t kind;
+  // `END`, `EXPECT`, and the protocol in the high nibble of OPEN.
+  uint8_t flags;
+  // Per kind: status code, `sn_reason`, log level, length of the request line.
+  uint16_t code;
+  // Per kind: bytes of body after the head, bytes of credit, milliseconds.
+  uint32_t aux;
+} sn_record;
+
+// Where a batch's memory lies. The addresses stay the same for the batch's life; the contents change with each
+// `sn_next` on it.
+typedef struct sn_batch_view {
+  // How much is filled.
+  const struct sn_batch_header *header;
+  // The records.
+  const struct sn_record *records;
+  // The payloads.
+  const uint8_t *arena;
+  // Room for records.
+  uint32_t records_capacity;
+  // Room for payload bytes.
+  uint32_t arena_capacity;
+} sn_batch_view;
+
+// Figures of a runtime as of now.
+typedef struct sn_stats {
+  // Connections open now.
+  uint64_t connections;
+  // Connections accepted since the start.
+  uint64_t accepted;
+  // Connections turned away by a limit.
+  uint64_t refused;
+  // Deadlines that fired (idle, head, body rate, write stall).
+  uint64_t overdue;
+  // Streams open now.
+  uint64_t streams;
+  // Streams opened since the start.
+  uint64_t opened;
+  // Commands for streams that were over.
+  uint64_t stale_commands;
+  // Streams reset because more was sent than the window.
+  uint64_t overflows;
+  // LOG events left out because the queue was full.
+  uint64_t logs_dropped;
+  // Events waiting for `sn_next`.
+  uint64_t queued_records;
+  // Payload bytes waiting for `sn_next`.
+  uint64_t queued_bytes;
+  // 1 while a native thread drives because the host is slow (always 1 with `io_threads` = 1).
+  uint64_t sticky;
+} sn_stats;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The version of the library, NUL-terminated; never freed.
+const char *sn_version(void);
+
+// Identity of the ABI: a hash of the sources that define it, computed by the build. Load compares it.
+uint64_t sn_abi_hash(void);
+
+// Copies the sentence of this thread's last status that was not OK into `buffer` (cut to `capacity`, not NUL-terminated).
+// Answers its whole length in bytes of UTF-8.
+//
+// # Safety
+// `buffer` is null or has `capacity` writable bytes.
+size_t sn_last_error(uint8_t *buffer,
+                     size_t capacity);
+
+// Starts a runtime. `io_threads` 0: the thread in `sn_next` drives; 1: one native thread does; N: N threads do.
+//
+// # Safety
+// `out_runtime` is null or writable.
+sn_status sn_start(uint32_t io_threads, struct sn_runtime **out_runtime);
+
+// Begins a graceful stop and returns at once: no new connections, what is in flight has `grace_ms`, handlers get DRAIN
+// before the deadline. Calling again can only hasten it. `sn_next` answers CLOSED when all is over.
+//
+// # Safety
+// `runtime` is null or live.
+sn_status sn_stop(const struct sn_runtime *runtime, uint32_t grace_ms);
+
+// Frees a runtime: ends its tasks, joins its threads. Null is fine. No other thread may be inside any export with it.
+// May block for a moment: call without holding an interpreter lock.
+//
+// # Safety
+// `runtime` is null or live, and not used afterwards.
+sn_status sn_free(struct sn_runtime *runtime);
+
+// Fills `out_options` with the defaults.
+//
+// # Safety
+// `out_options` is null or writable.
+sn_status sn_listen_options_default(struct sn_listen_options *out_options);
+
+// Binds a listener. It has its address from now on and accepts after `sn_listen`.
+//
+// # Safety
+// Pointers are null or live; `options.address` has its length.
+sn_status sn_bind(const struct sn_runtime *runtime, const struct sn_listen_options *options, uint64_t *out_listener);
+
+// Copies a bound listener's `address` (text, as `127.0.0.1:8080` or `[::1]:8080`) into `buffer`, cut to `capacity`.
+//
+// # Safety
+// `buffer` has `capacity` writable bytes.
+sn_status sn_listener_address(const struct sn_runtime *runtime,
+                              uint64_t listener,
+                              uint8_t *buffer,
+                              size_t capacity,
+                              size_t *out_length);
+
+// Answers GET and HEAD of `path` natively. `fields` are NUL-joined names and values; copied. Before `sn_listen` only.
+//
+// # Safety
+// Pointers are null or live; each `sn_bytes` has its length.
+sn_status sn_route(const struct sn_runtime *runtime,
+                   uint64_t listener,
+                   struct sn_bytes path,
+                   uint16_t status,
+                   struct sn_bytes fields,
+                   struct sn_bytes body);
+
+// Starts to accept on a bound listener.
+//
+// # Safety
+// `runtime` is null or live.
+sn_status sn_listen(const struct sn_runtime *runtime, uint64_t listener);
+
+// Closes a listener, accepting or only bound. Its connections go on; CLOSED is told for one that accepted.
+//
+// # Safety
+// `runtime` is null or live.
+sn_status sn_close(const struct sn_runtime *runtime, uint64_t listener);
+
+// Allocates a batch and says where its memory lies. One thread at a time may use a batch.
+//
+// # Safety
+// Pointers are null or writable.
+sn_status sn_batch_new(struct sn_batch **out_batch, struct sn_batch_view *out_view);
+
+// Frees a batch. Null is fine.
+//
+// # Safety
+// `batch` is null or live, and neither it nor its memory is used afterwards.
+sn_status sn_batch_free(struct sn_batch *batch);
+
+// Takes events into `batch`, driving the sockets when `io_threads` is 0. Blocks up to `timeout_us` microseconds
+// (0 polls once, negative waits without end): call without holding an interpreter lock. One thread at a time per runtime;
+// others get BUSY. TIMEOUT, WOKEN and CLOSED come with an empty batch.
+//
+// # Safety
+// Pointers are null or live; `batch` is used by no other thread.
+sn_status sn_next(const struct sn_runtime *runtime,
+                  struct sn_batch *batch,
+                  int64_t timeout_us);
+
+// Hands over commands; copied before it returns, never blocks, so it may be called with an interpreter lock held. Nothing is
+// taken when a record is wrong. Commands for streams that are over are counted, not refused.
+//
+// # Safety
+// `records` has `count` records and `arena` has `arena_length` bytes, unless null.
+sn_status sn_submit(const struct sn_runtime *runtime,
+                    const uint8_t *records,
+                    size_t count,
+                    const uint8_t *arena,
+                    size_t arena_length);
+
+// Makes the current or next `sn_next` return WOKEN. From any thread; never blocks.
+//
+// # Safety
+// `runtime` is null or live.
+sn_status sn_wake(const struct sn_runtime *runtime);
+
+// Watches a descriptor: `sn_next` returns and sets `watched` in the batch header when it became readable (an edge: read
+// until nothing is left before relying on it again). Duplicated, so the caller keeps its own. -1 watches nothing.
+//
+// # Safety
+// `runtime` is null or live; `descriptor` is -1 or open.
+sn_status sn_watch(const struct sn_runtime *runtime, int descriptor);
+
+// Signals a descriptor: 8 bytes (an eventfd's one) are written to it when events begin to wait after `sn_next` with
+// timeout 0 found none. For event loops that are not ours. Duplicated. -1 signals nothing.
+//
+// # Safety
+// `runtime` is null or live; `descriptor` is -1 or open.
+sn_status sn_signal(const struct sn_runtime *runtime, int descriptor);
+
+// Fills `out_stats`.
+//
+// # Safety
+// Pointers are null or live.
+sn_status sn_debug_stats(const struct sn_runtime *runtime, struct sn_stats *out_stats);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* SERVER_NATIVE_H */

@@ -1,0 +1,47 @@
+"""Network servers for Python on one native core.
+
+>>> from server_native import NativeDirectResponse, serve_native_direct
+>>> def handler(request):
+...     return NativeDirectResponse.text("hello " + request.path)
+
+and ``serve_native_direct(handler, port=8080)`` serves HTTP/1.1 and HTTP/2 until it is stopped.
+
+The map: `direct` (one handler, one call), `http` (requests and responses), `headers`, `config` (options and limits), `errors`. Below
+them, private: `_sites` (how handlers run), `_lifecycle` (signals), `_loops` (asyncio), `_dispatch` (the pump), `_streams` (bodies),
+`_outbox` (commands), `_ffi` (ctypes), `_library` (finding the native library), `_bindings` (generated). Importing this package loads
+no native library; the first server does.
+"""
+
+from __future__ import annotations
+
+from ._loops import new_event_loop
+from .config import Limits
+from .direct import NativeDirectHandler, NativeServer, serve_native_direct, start_native_direct
+from .errors import ClientDisconnected, ConfigurationError, ServerNativeError
+from .headers import Headers
+from .http import NativeDirectRequest, NativeDirectResponse
+
+__all__ = [
+    "ClientDisconnected",
+    "ConfigurationError",
+    "Headers",
+    "Limits",
+    "NativeDirectHandler",
+    "NativeDirectRequest",
+    "NativeDirectResponse",
+    "NativeServer",
+    "ServerNativeError",
+    "new_event_loop",
+    "serve_native_direct",
+    "start_native_direct",
+    "transport_abi_version",
+]
+
+__version__ = "0.1.0"
+
+
+def transport_abi_version() -> str:
+    """Version and ABI identity of the native library, which is loaded for it: ``0.1.0+<hash>``."""
+    from ._ffi import abi_version
+
+    return abi_version()

@@ -1,0 +1,165 @@
+"""The pump: takes batches of events, hands each to the site or stream it is for, sends what they answer.
+
+One pump per runtime, run by one thread: that of a blocking server, or that of an event loop (``_loops``). It knows streams, not
+what they mean; a *site* (one server's handler and options) does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+from ._bindings.abi import RECORD_SIZE, Event, Status
+from ._ffi import Runtime, unpack_records
+from ._outbox import Outbox
+
+__all__ = ["Peer", "Pump", "Sink", "Site"]
+
+log = logging.getLogger("server_native")
+
+_ACCEPT, _OPEN, _DATA, _END = int(Event.ACCEPT), int(Event.OPEN), int(Event.DATA), int(Event.END)
+_RESET, _WRITABLE, _CLOSED = int(Event.RESET), int(Event.WRITABLE), int(Event.CLOSED)
+_LOG, _DRAIN = int(Event.LOG), int(Event.DRAIN)
+_GONE = int(Status.CLOSED)
+
+#: Seconds handlers of one batch may take before what they answered is sent and the sockets are looked after.
+_HOLD = 0.001
+#: Batches taken in while an older one is still being handled; then the native queue holds the rest, and back-pressure works.
+_BACKLOG = 8
+#: Seconds one source of response bytes may keep the pump.
+_SLICE = 0.001
+
+
+class Sink(Protocol):
+    """A stream that has more to hear than its OPEN."""
+
+    def on_data(self, data: bytes, end: bool) -> None: ...
+    def on_end(self, trailers: bytes) -> None: ...
+    def on_reset(self, reason: int) -> None: ...
+    def on_writable(self, size: int) -> None: ...
+    def on_drain(self) -> None: ...
+
+
+class Site(Protocol):
+    """One server: what is done with a request."""
+
+    def opened(
+        self, stream: int, peer: Peer, flags: int, arena: bytes, line: int, fields: int, body: int, end: int
+    ) -> None:
+        """A request: line, fields and body lie in ``arena`` from the offsets given up to the next one."""
+
+
+class Peer:
+    """One connection: who is at its other end, and which site it came to."""
+
+    __slots__ = ("_parts", "_payload", "site")
+
+    def __init__(self, payload: bytes, site: Site) -> None:
+        self._payload = payload
+        self._parts: list[str] | None = None
+        self.site = site
+
+    def parts(self) -> list[str]:
+        """Peer host and port, local host and port, scheme."""
+        if self._parts is None:
+            self._parts = self._payload.decode("latin-1").split("\0")
+        return self._parts
+
+
+class Pump:
+    """Moves events and commands of one runtime. All methods but :meth:`wake` belong to its thread."""
+
+    def __init__(self, io_threads: int, on_first: Callable[[], object] | None = None) -> None:
+        self.runtime = Runtime(io_threads)
+        self.outbox = Outbox(self.runtime, on_first)
+        self.sites: dict[int, Site] = {}
+        self.streams: dict[int, Sink] = {}
+        #: Sources that have more to send now, pulled between batches.
+        self.ready: deque[Callable[[], None]] = deque()
+        self.closed = False
+        self.watched = False
+        self._peers: dict[int, Peer] = {}
+        self._backlog: deque[tuple[bytes, bytes]] = deque()
+        self._due = 0.0
+
+    def turn(self, timeout: float | None) -> None:
+        """Sends what waits, takes a batch (waiting up to ``timeout`` seconds for it) and handles it."""
+        if self.ready:
+            timeout = 0.0
+        self._poll(timeout)
+        self._due = monotonic() + _HOLD
+        while self._backlog:
+            self._handle(*self._backlog.popleft())
+        for _ in range(len(self.ready)):
+            self.ready.popleft()()
+
+    def rest(self) -> None:
+        """Between two handlers: when the last ones took long, sends their answers and looks after the sockets."""
+        if monotonic() >= self._due:
+            if len(self._backlog) < _BACKLOG:
+                self._poll(0.0)
+            else:
+                self.outbox.flush()
+            self._due = monotonic() + _HOLD
+
+    def free(self) -> None:
+        """Frees the runtime; every stream left hears of it."""
+        self.closed = True
+        self.runtime.free()
+
+    def _poll(self, timeout: float | None) -> None:
+        runtime = self.runtime
+        self.outbox.flush()
+        if runtime.next(timeout) == _GONE:
+            self.closed = True
+        self.watched |= runtime.watched
+        if runtime.records:
+            self._backlog.append((runtime.records, runtime.arena))
+
+    def _handle(self, records: bytes, arena: bytes) -> None:
+        peers = self._peers
+        for stream, parent, offset, length, kind, flags, code, aux in unpack_records(records):
+            if kind == _OPEN:
+                peer = peers[parent]
+                end = offset + length
+                peer.site.opened(stream, peer, flags, arena, offset, offset + code, end, end + aux)
+            else:
+                self._other(stream, parent, kind, flags & 1, code, aux, arena[offset : offset + length])
+
+    def _other(
+        self, stream: int, parent: int, kind: int, end: int, code: int, aux: int, payload: bytes
+    ) -> None:
+        if kind == _ACCEPT:
+            self._peers[stream] = Peer(payload, self.sites[parent])
+        elif kind == _CLOSED:
+            self._peers.pop(stream, None)
+        elif kind == _LOG:
+            log.log(code, "%s", payload.decode("utf-8", "replace"))
+        elif kind == _DRAIN:
+            for sink in list(self.streams.values()):
+                sink.on_drain()
+        else:
+            # A stream that has answered already may have events on their way: they concern nobody.
+            sink_of = self.streams.get(stream)
+            if sink_of is None:
+                return
+            if kind == _DATA:
+                sink_of.on_data(payload, bool(end))
+            elif kind == _WRITABLE:
+                sink_of.on_writable(aux)
+            elif kind == _END:
+                sink_of.on_end(payload)
+            elif kind == _RESET:
+                del self.streams[stream]
+                sink_of.on_reset(code)
+
+    @staticmethod
+    def slice_ends() -> float:
+        """When a source that is pulled now should let the pump go on."""
+        return monotonic() + _SLICE
+
+
+assert RECORD_SIZE == 32

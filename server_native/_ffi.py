@@ -1,0 +1,257 @@
+"""The only user of ctypes: opens the library, checks its identity, turns statuses into exceptions.
+
+Blocking and rare calls go through ``CDLL``, which releases the GIL; the hot short ones (``submit``, ``wake``) through
+``PyDLL``: native threads never want the GIL, so holding it for a microsecond cannot deadlock.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import struct
+import threading
+import warnings
+import weakref
+from typing import Any
+
+from . import _library
+from ._bindings import abi
+from .config import Limits, ServerConfig
+from .errors import ForkedError, LibraryMismatchError, LibraryNotFoundError, StoppingError, from_status
+
+__all__ = ["Runtime", "abi_version", "pack_record", "unpack_records"]
+
+_record = struct.Struct(abi.RECORD_FORMAT)
+pack_record = _record.pack
+unpack_records = _record.iter_unpack
+_RECORD_SIZE = _record.size
+_header = struct.Struct(abi.BATCH_HEADER_FORMAT)
+
+_OK = int(abi.Status.OK)
+_FIRST_FAULT = 10
+
+_lock = threading.Lock()
+_libraries: tuple[Any, Any] | None = None
+_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _load() -> tuple[Any, Any]:
+    global _libraries
+    with _lock:
+        if _libraries is None:
+            _libraries = _open(str(_library.locate()))
+        return _libraries
+
+
+def _open(path: str) -> tuple[Any, Any]:
+    try:
+        blocking, short = ctypes.CDLL(path), ctypes.PyDLL(path)
+    except OSError as error:
+        raise LibraryNotFoundError(f"the native library {path} cannot be loaded: {error}") from error
+    try:
+        _, found = abi.identify(blocking)
+    except AttributeError as error:
+        raise LibraryMismatchError(f"{path} is not the native library of server_native") from error
+    if found != abi.ABI_HASH:
+        raise LibraryMismatchError(
+            f"{path} has ABI {found:016x}, these bindings need {abi.ABI_HASH:016x}: the library was built from other "
+            "sources. Run `make build` in the checkout, or use a library and a package of the same release."
+        )
+    abi.declare(blocking)
+    abi.declare(short)
+    return blocking, short
+
+
+def abi_version() -> str:
+    """Version and ABI identity of the loaded library, as ``0.1.0+<hash>``."""
+    library = _load()[0]
+    return f"{library.sn_version().decode()}+{library.sn_abi_hash():016x}"
+
+
+def _check(library: Any, status: int) -> int:
+    if status < _FIRST_FAULT:
+        return status
+    buffer = ctypes.create_string_buffer(1024)
+    length = library.sn_last_error(buffer, len(buffer))
+    raise from_status(status, buffer.raw[: min(length, len(buffer))].decode("utf-8", "replace"))
+
+
+class Runtime:
+    """One native runtime with its batch: a mapping of the C ABI, no policy.
+
+    After :meth:`next` the batch is in :attr:`records` and :attr:`arena` (both ``bytes``, copied once) and :attr:`watched`.
+    """
+
+    def __init__(self, io_threads: int) -> None:
+        self._blocking, self._short = _load()
+        runtime = ctypes.c_void_p()
+        _check(self._blocking, self._blocking.sn_start(io_threads, ctypes.byref(runtime)))
+        self._handle: ctypes.c_void_p | None = runtime
+        batch, view = ctypes.c_void_p(), abi.BatchView()
+        _check(self._blocking, self._blocking.sn_batch_new(ctypes.byref(batch), ctypes.byref(view)))
+        self._batch = batch
+        self._header_memory = _memory(view.header or 0, _header.size)
+        self._records_memory = _memory(view.records or 0, view.records_capacity * _RECORD_SIZE)
+        self._arena_memory = _memory(view.arena or 0, view.arena_capacity)
+        self.records = b""
+        self.arena = b""
+        self.watched = False
+        _runtimes.add(self)
+
+    def next(self, timeout: float | None) -> int:
+        """Takes a batch; blocks up to ``timeout`` seconds (``None``: without end) with the GIL released.
+
+        Answers an outcome of ``abi.Status``: OK, TIMEOUT, CLOSED or WOKEN.
+        """
+        microseconds = -1 if timeout is None else int(timeout * 1e6) if timeout > 0 else 0
+        status: int = self._blocking.sn_next(self._live(), self._batch, microseconds)
+        if status >= _FIRST_FAULT:
+            _check(self._blocking, status)
+        count, used, watched, _ = _header.unpack_from(self._header_memory)
+        self.records = self._records_memory[: count * _RECORD_SIZE].tobytes()
+        self.arena = self._arena_memory[:used].tobytes()
+        self.watched = watched != 0
+        return status
+
+    def submit(self, records: bytes, count: int, arena: bytes, length: int) -> None:
+        """Hands over packed commands; never blocks. From any thread."""
+        status: int = self._short.sn_submit(self._live(), records, count, arena, length)
+        if status != _OK:
+            _check(self._short, status)
+
+    def wake(self) -> None:
+        """Makes :meth:`next` return; from any thread. Nothing happens when the runtime is freed."""
+        if self._handle is not None:
+            self._short.sn_wake(self._handle)
+
+    def bind(self, address: str, config: ServerConfig) -> int:
+        """Binds a listener and answers its id; it accepts after :meth:`listen`."""
+        options = abi.ListenOptions()
+        _check(self._blocking, self._blocking.sn_listen_options_default(ctypes.byref(options)))
+        text = address.encode()
+        options.address = _bytes(text)
+        options.port = config.port
+        options.v6_only = config.v6_only
+        options.shared = config.shared
+        options.http2 = config.http2
+        options.backlog = config.backlog
+        for name, _ in abi.Limits._fields_:
+            setattr(options.limits, name, getattr(config.limits, name))
+        listener = ctypes.c_uint64()
+        status = self._blocking.sn_bind(self._live(), ctypes.byref(options), ctypes.byref(listener))
+        _check(self._blocking, status)
+        return listener.value
+
+    def address(self, listener: int) -> tuple[str, int]:
+        """Host and port of a bound listener that does not accept yet."""
+        buffer, length = ctypes.create_string_buffer(128), ctypes.c_size_t()
+        status = self._blocking.sn_listener_address(
+            self._live(), listener, buffer, len(buffer), ctypes.byref(length)
+        )
+        _check(self._blocking, status)
+        host, _, port = buffer.raw[: length.value].decode().rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def route(self, listener: int, path: str, status: int, fields: bytes, body: bytes) -> None:
+        """Answers GET and HEAD of ``path`` natively. Before :meth:`listen`."""
+        _check(
+            self._blocking,
+            self._blocking.sn_route(
+                self._live(), listener, _bytes(path.encode()), status, _bytes(fields), _bytes(body)
+            ),
+        )
+
+    def listen(self, listener: int) -> None:
+        """Starts to accept."""
+        _check(self._blocking, self._blocking.sn_listen(self._live(), listener))
+
+    def close(self, listener: int) -> None:
+        """Closes a listener; its connections go on."""
+        _check(self._blocking, self._blocking.sn_close(self._live(), listener))
+
+    def stop(self, grace: float) -> None:
+        """Begins a graceful stop, or hastens one; :meth:`next` answers CLOSED when all is over."""
+        _check(self._blocking, self._blocking.sn_stop(self._live(), int(grace * 1000)))
+
+    def watch(self, descriptor: int) -> None:
+        """:meth:`next` returns and sets :attr:`watched` when ``descriptor`` becomes readable (an edge). -1: none."""
+        _check(self._blocking, self._blocking.sn_watch(self._live(), descriptor))
+
+    def signal(self, descriptor: int) -> None:
+        """Has 8 bytes written to ``descriptor`` when events begin to wait. -1: none."""
+        _check(self._blocking, self._blocking.sn_signal(self._live(), descriptor))
+
+    def stats(self) -> dict[str, int]:
+        """Figures as of now, by name."""
+        stats = abi.Stats()
+        _check(self._short, self._short.sn_debug_stats(self._live(), ctypes.byref(stats)))
+        return {name: getattr(stats, name) for name, _ in abi.Stats._fields_}
+
+    def free(self) -> None:
+        """Frees the runtime; joins its threads with the GIL released. No other thread may be inside a method."""
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        _runtimes.discard(self)
+        for memory in (self._header_memory, self._records_memory, self._arena_memory):
+            memory.release()
+        self._blocking.sn_free(handle)
+        self._blocking.sn_batch_free(self._batch)
+
+    def _live(self) -> ctypes.c_void_p:
+        handle = self._handle
+        if handle is None:
+            raise StoppingError("the server has stopped")
+        if type(handle) is _Forked:
+            raise ForkedError(
+                f"the server was started in process {handle.parent}; threads do not survive a fork: "
+                "start it in the child"
+            )
+        return handle
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle is not None and type(handle) is not _Forked:
+            warnings.warn("a server_native runtime was never closed", ResourceWarning, source=self, stacklevel=1)
+
+
+class _Forked(ctypes.c_void_p):
+    """Takes the handle's place in a forked child: the native threads are not there."""
+
+    parent = 0
+
+
+def _memory(address: int, size: int) -> memoryview:
+    return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
+
+def _bytes(data: bytes) -> abi.Bytes:
+    # The structure keeps `data` alive through the pointer object that ctypes stores in it.
+    return abi.Bytes(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data))
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for runtime in list(_runtimes):
+        if runtime._handle is not None:
+            marker = _Forked()
+            marker.parent = os.getppid()
+            runtime._handle = marker
+    _runtimes.clear()
+
+
+def _at_exit() -> None:
+    # A daemon thread may be inside `next`: it is woken and never comes back, and the process ends without waiting.
+    for runtime in list(_runtimes):
+        if runtime._handle is not None and type(runtime._handle) is not _Forked:
+            runtime._blocking.sn_stop(runtime._handle, 0)
+            runtime._handle = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)
+
+assert set(name for name, _ in abi.Limits._fields_) == set(Limits.__dataclass_fields__), "limits differ"

@@ -1,0 +1,79 @@
+"""Commands on their way down: packed as they are made, handed over in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ._bindings.abi import FLAG_END, Command, Reason
+from ._ffi import Runtime, pack_record
+
+__all__ = ["CHUNK", "Outbox"]
+
+#: Longest DATA: pieces of this size keep a window's worth in flight.
+CHUNK = 64 * 1024
+
+_HEAD, _DATA, _END = int(Command.HEAD), int(Command.DATA), int(Command.END)
+_RESET, _CREDIT, _INFORM = int(Command.RESET), int(Command.CREDIT), int(Command.INFORM)
+
+
+class Outbox:
+    """Collects commands of one thread; :meth:`flush` submits them. Not thread-safe: each thread has its own."""
+
+    __slots__ = ("_arena", "_on_first", "_records", "_runtime", "_size")
+
+    def __init__(self, runtime: Runtime, on_first: Callable[[], object] | None = None) -> None:
+        self._runtime = runtime
+        self._records: list[bytes] = []
+        self._arena: list[bytes] = []
+        self._size = 0
+        # Called when the first command after a flush comes in, to schedule the next flush.
+        self._on_first = on_first
+
+    def head(self, stream: int, status: int, fields: bytes, body: bytes, end: bool) -> None:
+        """Response head with the beginning, or with ``end`` all, of the body."""
+        length, size = len(fields), len(body)
+        records = self._records
+        if not records and self._on_first is not None:
+            self._on_first()
+        records.append(pack_record(stream, 0, self._size, length, _HEAD, end, status, size))
+        self._arena.append(fields)
+        self._arena.append(body)
+        self._size += length + size
+
+    def data(self, stream: int, chunk: bytes) -> None:
+        """Body bytes; nothing for an empty chunk."""
+        if chunk:
+            self._add(stream, _DATA, 0, 0, chunk)
+
+    def end(self, stream: int, trailers: bytes = b"") -> None:
+        """The response is complete."""
+        self._add(stream, _END, FLAG_END, 0, trailers)
+
+    def reset(self, stream: int, reason: Reason) -> None:
+        """The stream is given up; the client sees an abrupt end."""
+        self._add(stream, _RESET, FLAG_END, reason, b"")
+
+    def inform(self, stream: int, status: int, fields: bytes) -> None:
+        """An interim response."""
+        self._add(stream, _INFORM, 0, status, fields)
+
+    def credit(self, stream: int, size: int) -> None:
+        """The handler has taken ``size`` bytes of the request body."""
+        self._add(stream, _CREDIT, 0, 0, b"", size)
+
+    def flush(self) -> None:
+        """Submits what has come together. Never blocks."""
+        records = self._records
+        if records:
+            # Emptied first: a submit that fails must not be tried again with every later one.
+            self._records, arena, size = [], self._arena, self._size
+            self._arena, self._size = [], 0
+            self._runtime.submit(b"".join(records), len(records), b"".join(arena), size)
+
+    def _add(self, stream: int, kind: int, flags: int, code: int, payload: bytes, aux: int = 0) -> None:
+        if not self._records and self._on_first is not None:
+            self._on_first()
+        self._records.append(pack_record(stream, 0, self._size, len(payload), kind, flags, code, aux))
+        if payload:
+            self._arena.append(payload)
+            self._size += len(payload)

@@ -1,0 +1,460 @@
+"""How handlers are run: inline, on a pool, or as asyncio tasks. Each is a :class:`~server_native._dispatch.Site`.
+
+Failures end here: an exception is logged once with its traceback and answered with 500, or with an abrupt end when the head has
+gone already. What the client does reaches the handler as cancellation, ``request.disconnected`` or ``ClientDisconnected``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from time import monotonic
+from typing import Any
+
+from ._bindings.abi import FLAG_END, FLAG_EXPECT, Reason
+from ._dispatch import Peer, Pump
+from ._lifecycle import StopNow
+from ._outbox import CHUNK, Outbox
+from ._pool import Pool
+from ._streams import Inflow, LoopInflow, LoopOutflow, Outflow, ThreadInflow, ThreadOutflow
+from .config import ServerConfig
+from .errors import ClientDisconnected
+from .headers import encode_fields
+from .http import NativeDirectRequest, NativeDirectResponse, Trailers, as_response
+
+__all__ = ["InlineSite", "TaskSite"]
+
+log = logging.getLogger("server_native")
+
+_FAILED = NativeDirectResponse.text("Internal Server Error\n", status=500)
+_TOO_LATE = NativeDirectResponse.text("Service Unavailable: the handler took too long\n", status=503)
+_CANCELLED, _STOPPING = Reason.CANCELLED, int(Reason.STOPPING)
+
+Handler = Callable[[NativeDirectRequest], Any]
+
+
+class _Site:
+    """What all ways have in common."""
+
+    def __init__(self, pump: Pump, handler: Handler, config: ServerConfig, stop: Callable[[], None]) -> None:
+        self._pump = pump
+        self._handler = handler
+        self._window = config.limits.send_window
+        self._receive_window = config.limits.receive_window
+        self._stop = stop
+        self._pool = Pool(config.threads)
+
+    def end(self, patience: float) -> None:
+        """Ends the pool."""
+        self._pool.close(patience)
+
+    def _pooled(
+        self, stream: int, peer: Peer, flags: int, line: bytes, fields: bytes, payload: bytes
+    ) -> None:
+        """Runs the handler on a pool thread; it reads what is still to come of the body there."""
+        outbox = Outbox(self._pump.runtime)
+        inflow = None
+        if not flags & FLAG_END:
+            expects = bool(flags & FLAG_EXPECT)
+            inflow = ThreadInflow(stream, outbox, payload, self._receive_window, expects)
+        request = NativeDirectRequest(stream, peer, flags, line, fields, payload, inflow)
+        sink = _Sink(request, inflow, ThreadOutflow(stream, outbox, self._window))
+        self._pump.streams[stream] = sink
+        self._pool.submit(lambda: self._work(request, sink))
+
+    def _work(self, request: NativeDirectRequest, sink: _Sink) -> None:
+        flow = sink.outflow
+        assert isinstance(flow, ThreadOutflow)
+        outbox = flow.outbox
+        try:
+            if request.disconnected:
+                return
+            response = self._call(request)
+            source = response.source
+            outbox.head(request.stream, response.status, response.fields, *_opening(response, flow))
+            outbox.flush()
+            if source is None:
+                flow.write(response.payload[CHUNK:]) if len(response.payload) > self._window else None
+            elif isinstance(source, AsyncIterable):
+                raise TypeError("a plain handler cannot stream an asynchronous iterable")
+            else:
+                for chunk in source:
+                    flow.write(chunk)
+            if source is not None or len(response.payload) > self._window:
+                outbox.end(request.stream, _trailers(response.trailers))
+        except ClientDisconnected:
+            _close(locals().get("source"))
+        except Exception:
+            log.exception("the body of %r failed; the stream is reset", request)
+            outbox.reset(request.stream, _CANCELLED)
+        finally:
+            try:
+                outbox.flush()
+            except Exception:
+                # The server has stopped meanwhile: nobody is there to answer.
+                log.debug("an answer came after the server had stopped", exc_info=True)
+            self._pump.streams.pop(request.stream, None)
+
+    def _call(self, request: NativeDirectRequest) -> NativeDirectResponse:
+        """Runs a plain handler; whatever it does, there is a response."""
+        try:
+            return as_response(self._handler(request))
+        except ClientDisconnected:
+            raise
+        except Exception:
+            log.exception("the handler failed on %r", request)
+            return _FAILED
+
+
+class InlineSite(_Site):
+    """Plain handlers: in the pump's thread when the whole request is here, on the pool otherwise."""
+
+    def __init__(
+        self, pump: Pump, handler: Handler, config: ServerConfig, stop: Callable[[], None]
+    ) -> None:
+        super().__init__(pump, handler, config, stop)
+        self._all_pooled = config.threads > 0
+        #: What a handler raised that must end the server: SystemExit, KeyboardInterrupt and their like.
+        self.raised: BaseException | None = None
+
+    def opened(
+        self, stream: int, peer: Peer, flags: int, arena: bytes, line: int, fields: int, body: int, end: int
+    ) -> None:
+        if self._all_pooled or not flags & FLAG_END:
+            self._pooled(stream, peer, flags, arena[line:fields], arena[fields:body], arena[body:end])
+            return
+        request = NativeDirectRequest(
+            stream, peer, flags, arena[line:fields], arena[fields:body], arena[body:end], None
+        )
+        pump = self._pump
+        try:
+            response = self._handler(request)
+            if type(response) is not NativeDirectResponse:
+                response = as_response(response)
+        except Exception:
+            log.exception("the handler failed on %r", request)
+            response = _FAILED
+        except StopNow:
+            raise
+        except BaseException as error:
+            # sys.exit() in a handler: this client is answered, then the server stops and the exception goes on its way.
+            self.raised = self.raised or error
+            response = _FAILED
+            self._stop()
+        payload = response.payload
+        if response.source is None and len(payload) <= self._window:
+            pump.outbox.head(stream, response.status, response.fields, payload, True)
+        else:
+            self._begin(request, response)
+        pump.rest()
+
+    def _begin(self, request: NativeDirectRequest, response: NativeDirectResponse) -> None:
+        pump, stream = self._pump, request.stream
+        source = response.source
+        if isinstance(source, AsyncIterable):
+            log.error("a plain handler cannot stream an asynchronous iterable (%r)", request)
+            pump.outbox.head(stream, 500, _FAILED.fields, _FAILED.payload, True)
+            return
+        flow = Outflow(stream, pump.outbox, self._window)
+        pump.outbox.head(stream, response.status, response.fields, b"", False)
+        chunks = iter((response.payload,)) if source is None else iter(source)
+        pulled = _Pulled(pump, request, flow, chunks, response.trailers)
+        pump.streams[stream] = pulled
+        pump.ready.append(pulled.pull)
+
+
+class _Sink:
+    """Hands what a stream hears to the two flows of its request."""
+
+    __slots__ = ("inflow", "outflow", "request")
+
+    def __init__(self, request: NativeDirectRequest, inflow: Inflow | None, outflow: Outflow) -> None:
+        self.request = request
+        self.inflow = inflow
+        self.outflow = outflow
+
+    def on_data(self, data: bytes, end: bool) -> None:
+        if self.inflow is not None:
+            self.inflow.feed(data, end)
+
+    def on_end(self, trailers: bytes) -> None:
+        if self.inflow is not None:
+            self.inflow.end(trailers)
+
+    def on_reset(self, reason: int) -> None:
+        self.request._disconnected = True
+        if self.inflow is not None:
+            self.inflow.fail(reason)
+        self.outflow.fail(reason)
+
+    def on_writable(self, size: int) -> None:
+        self.outflow.writable(size)
+
+    def on_drain(self) -> None:
+        self.on_reset(_STOPPING)
+
+
+class _Pulled(_Sink):
+    """A body made by a plain iterator, pulled by the pump as the client takes it."""
+
+    __slots__ = ("_chunks", "_left", "_pump", "_queued", "_trailers")
+
+    def __init__(
+        self,
+        pump: Pump,
+        request: NativeDirectRequest,
+        flow: Outflow,
+        chunks: Iterator[bytes],
+        trailers: Trailers | None,
+    ) -> None:
+        super().__init__(request, None, flow)
+        self._pump = pump
+        self._chunks = chunks
+        self._left = memoryview(b"")
+        self._trailers = trailers
+        self._queued = True
+
+    def pull(self) -> None:
+        """Sends pieces until the window is shut, the source ends or its slice of time is over."""
+        self._queued = False
+        flow, until = self.outflow, self._pump.slice_ends()
+        stream = flow.stream
+        if flow.failure is not None:
+            return
+        try:
+            while flow.window > 0:
+                if not self._left:
+                    chunk = next(self._chunks, None)
+                    if chunk is None:
+                        self._pump.streams.pop(stream, None)
+                        flow.outbox.end(stream, _trailers(self._trailers))
+                        return
+                    self._left = memoryview(chunk)
+                piece = self._left[: min(len(self._left), flow.window, CHUNK)]
+                self._left = self._left[len(piece) :]
+                flow.put(bytes(piece))
+                if monotonic() >= until:
+                    self._queue()
+                    return
+        except Exception:
+            log.exception("the body of %r failed; the stream is reset", self.request)
+            self._pump.streams.pop(stream, None)
+            flow.outbox.reset(stream, _CANCELLED)
+
+    def on_writable(self, size: int) -> None:
+        super().on_writable(size)
+        self._queue()
+
+    def on_reset(self, reason: int) -> None:
+        super().on_reset(reason)
+        _close(self._chunks)
+
+    def on_drain(self) -> None:
+        self.outflow.outbox.reset(self.outflow.stream, Reason.STOPPING)
+        self._pump.streams.pop(self.outflow.stream, None)
+        self.on_reset(_STOPPING)
+
+    def _queue(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self._pump.ready.append(self.pull)
+
+
+class TaskSite(_Site):
+    """Asynchronous handlers: one asyncio task for each request, and no more."""
+
+    def __init__(
+        self,
+        pump: Pump,
+        handler: Callable[[NativeDirectRequest], Awaitable[Any]],
+        config: ServerConfig,
+        stop: Callable[[], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(pump, handler, config, stop)
+        self._loop = loop
+        self._create_task = loop.create_task
+        self._timeout = config.handler_timeout
+        #: As with plain handlers.
+        self.raised: BaseException | None = None
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Handlers that have not ended."""
+        return [sink.task for sink in self._pump.streams.values() if isinstance(sink, _Tasked)]
+
+    def opened(
+        self, stream: int, peer: Peer, flags: int, arena: bytes, line: int, fields: int, body: int, end: int
+    ) -> None:
+        pump, payload = self._pump, arena[body:end]
+        inflow = None
+        if not flags & FLAG_END:
+            expects = bool(flags & FLAG_EXPECT)
+            inflow = LoopInflow(stream, pump.outbox, payload, self._receive_window, expects)
+        request = NativeDirectRequest(
+            stream, peer, flags, arena[line:fields], arena[fields:body], payload, inflow
+        )
+        pump.streams[stream] = _Tasked(request, inflow, self._create_task(self._serve(request)))
+
+    async def _serve(self, request: NativeDirectRequest) -> None:
+        pump, stream = self._pump, request.stream
+        try:
+            if self._timeout is None:
+                response = await self._handler(request)
+            else:
+                response = await self._bounded(request)
+            if type(response) is not NativeDirectResponse:
+                response = as_response(response)
+        except asyncio.CancelledError:
+            # The client has gone or the server stops; or the handler cancelled itself, and then somebody waits.
+            if pump.streams.pop(stream, None) is not None and not pump.closed:
+                self._refuse(request)
+            raise
+        except ClientDisconnected:
+            pump.streams.pop(stream, None)
+            return
+        except Exception:
+            log.exception("the handler failed on %r", request)
+            response = _FAILED
+        except StopNow:
+            raise
+        except BaseException as error:
+            self.raised = self.raised or error
+            response = _FAILED
+            self._stop()
+        payload = response.payload
+        if response.source is None and len(payload) <= self._window:
+            if pump.streams.pop(stream, None) is not None:
+                pump.outbox.head(stream, response.status, response.fields, payload, True)
+        elif stream in pump.streams:
+            await self._stream(request, response)
+
+    def _refuse(self, request: NativeDirectRequest) -> None:
+        outbox = self._pump.outbox
+        if request.disconnected:
+            outbox.reset(request.stream, _CANCELLED)
+        else:
+            outbox.head(request.stream, 500, _FAILED.fields, _FAILED.payload, True)
+
+    async def _bounded(self, request: NativeDirectRequest) -> object:
+        task, late = asyncio.current_task(), False
+
+        def expire() -> None:
+            nonlocal late
+            late = True
+            if task is not None:
+                task.cancel()
+
+        timer = self._loop.call_later(self._timeout or 0.0, expire)
+        try:
+            return await self._handler(request)
+        except asyncio.CancelledError:
+            if not late:
+                raise
+            if task is not None and hasattr(task, "uncancel"):
+                task.uncancel()
+            log.warning("the handler took longer than %s s on %r", self._timeout, request)
+            return _TOO_LATE
+        finally:
+            timer.cancel()
+
+    async def _stream(self, request: NativeDirectRequest, response: NativeDirectResponse) -> None:
+        pump, stream = self._pump, request.stream
+        flow = LoopOutflow(stream, pump.outbox, self._window)
+        sink = pump.streams[stream]
+        assert isinstance(sink, _Tasked)
+        sink.outflow = flow
+        source = response.source
+        try:
+            pump.outbox.head(stream, response.status, response.fields, b"", False)
+            if source is None:
+                await flow.write(response.payload)
+            elif isinstance(source, AsyncIterable):
+                async for chunk in source:
+                    await flow.write(chunk)
+            else:
+                for chunk in source:
+                    await flow.write(chunk)
+            if pump.streams.pop(stream, None) is not None:
+                pump.outbox.end(stream, _trailers(response.trailers))
+        except ClientDisconnected:
+            pump.streams.pop(stream, None)
+        except BaseException as error:
+            if pump.streams.pop(stream, None) is not None and not pump.closed:
+                pump.outbox.reset(stream, _CANCELLED)
+            if isinstance(error, (asyncio.CancelledError, StopNow)):
+                raise
+            if not isinstance(error, Exception):
+                self.raised = self.raised or error
+                self._stop()
+            else:
+                log.exception("the body of %r failed; the stream is reset", request)
+        finally:
+            closer = getattr(source, "aclose", None)
+            if closer is not None:
+                await closer()
+            else:
+                _close(source)
+
+
+class _Tasked:
+    """A request answered by a task: a reset cancels it."""
+
+    __slots__ = ("inflow", "outflow", "request", "task")
+
+    def __init__(self, request: NativeDirectRequest, inflow: LoopInflow | None, task: asyncio.Task[None]) -> None:
+        self.request = request
+        self.inflow = inflow
+        self.task = task
+        self.outflow: LoopOutflow | None = None
+
+    def on_data(self, data: bytes, end: bool) -> None:
+        if self.inflow is not None:
+            self.inflow.feed(data, end)
+
+    def on_end(self, trailers: bytes) -> None:
+        if self.inflow is not None:
+            self.inflow.end(trailers)
+
+    def on_reset(self, reason: int) -> None:
+        self.request._disconnected = True
+        if self.inflow is not None:
+            self.inflow.fail(reason)
+        if self.outflow is not None:
+            self.outflow.fail(reason)
+        self.task.cancel()
+
+    def on_writable(self, size: int) -> None:
+        if self.outflow is not None:
+            self.outflow.writable(size)
+
+    def on_drain(self) -> None:
+        self.request._disconnected = True
+        self.task.cancel()
+
+
+def _opening(response: NativeDirectResponse, flow: Outflow) -> tuple[bytes, bool]:
+    """What of the body goes with the head, and whether that is all."""
+    if response.source is not None:
+        return b"", False
+    if len(response.payload) <= flow.window:
+        return response.payload, True
+    first = response.payload[:CHUNK]
+    flow.window -= len(first)
+    return first, False
+
+
+def _trailers(trailers: Trailers | None) -> bytes:
+    if trailers is None:
+        return b""
+    return encode_fields(trailers() if callable(trailers) else trailers)
+
+
+def _close(source: object) -> None:
+    """Tells a generator that nobody wants the rest."""
+    closer = getattr(source, "close", None)
+    if closer is not None and isinstance(source, Iterable):
+        try:
+            closer()
+        except Exception:
+            log.exception("the generator of a response body failed when it was closed")

@@ -1,0 +1,256 @@
+"""The two directions of one stream as handlers see them: request body in, response body out, both with back-pressure.
+
+Each direction has a form for handlers on the event loop and one for handlers on a thread; they differ in how they wait and in
+which outbox they use, nothing else. The pump's thread (or the loop's) feeds, the handler takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ._bindings.abi import Reason
+from .errors import ClientDisconnected
+
+if TYPE_CHECKING:
+    from ._outbox import Outbox
+
+__all__ = ["Inflow", "LoopInflow", "LoopOutflow", "Outflow", "ThreadInflow", "ThreadOutflow", "disconnected"]
+
+_WHY = {
+    Reason.GONE: "the client is gone",
+    Reason.PROTOCOL: "the client broke the protocol",
+    Reason.TIMEOUT: "the client was too slow",
+    Reason.LIMIT: "a limit was passed",
+    Reason.STOPPING: "the server is stopping",
+}
+
+
+def disconnected(reason: int) -> ClientDisconnected:
+    """The exception a handler gets for a RESET with this reason."""
+    return ClientDisconnected(_WHY.get(Reason(reason), "the stream was reset"))
+
+
+class Inflow:
+    """A request body that is still arriving."""
+
+    def __init__(self, stream: int, outbox: Outbox, first: bytes, window: int, expects: bool) -> None:
+        self._stream = stream
+        self._outbox = outbox
+        self._chunks: deque[bytes] = deque([first] if first else [])
+        self._window = window
+        # A client that waits for 100 Continue gets no credit until the handler asks for the body.
+        self._owed = window if expects else 0
+        self._expects = expects
+        self._ended = False
+        self._failure: ClientDisconnected | None = None
+        self.trailers = b""
+
+    def feed(self, data: bytes, end: bool) -> None:
+        """Body bytes have come."""
+        if data:
+            self._chunks.append(data)
+        self._ended |= end
+        self._notify()
+
+    def end(self, trailers: bytes) -> None:
+        """The body is complete."""
+        self.trailers = trailers
+        self._ended = True
+        self._notify()
+
+    def fail(self, reason: int) -> None:
+        """The stream was reset: a reader gets :class:`ClientDisconnected` unless the body is complete."""
+        if not self._ended:
+            self._failure = disconnected(reason)
+        self._notify()
+
+    def _notify(self) -> None:
+        raise NotImplementedError
+
+    def _take(self) -> bytes | None:
+        """The next chunk and the credit for it; ``None`` when there is none now."""
+        if not self._chunks:
+            return None
+        chunk = self._chunks.popleft()
+        self._owed += len(chunk)
+        if self._owed >= self._window // 2 and not self._ended:
+            self._grant()
+        return chunk
+
+    def _ask(self) -> None:
+        """The handler wants the body of a client that waits to be asked."""
+        if self._expects:
+            self._expects = False
+            self._grant()
+
+    def _grant(self) -> None:
+        owed, self._owed = self._owed, 0
+        self._outbox.credit(self._stream, owed)
+
+
+class LoopInflow(Inflow):
+    """Read by a coroutine on the loop that feeds it."""
+
+    _waiter: asyncio.Future[None] | None = None
+
+    async def next(self) -> bytes:
+        """The next chunk; empty at the end."""
+        self._ask()
+        while True:
+            chunk = self._take()
+            if chunk is not None:
+                return chunk
+            if self._failure is not None:
+                raise self._failure
+            if self._ended:
+                return b""
+            if self._waiter is not None:
+                raise RuntimeError("two tasks read the same request body")
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class ThreadInflow(Inflow):
+    """Read by a pool thread, fed by the pump's."""
+
+    def __init__(self, stream: int, outbox: Outbox, first: bytes, window: int, expects: bool) -> None:
+        super().__init__(stream, outbox, first, window, expects)
+        self._condition = threading.Condition()
+
+    def feed(self, data: bytes, end: bool) -> None:
+        with self._condition:
+            super().feed(data, end)
+
+    def end(self, trailers: bytes) -> None:
+        with self._condition:
+            super().end(trailers)
+
+    def fail(self, reason: int) -> None:
+        with self._condition:
+            super().fail(reason)
+
+    def next(self) -> bytes:
+        """The next chunk; empty at the end. Blocks; native limits (``body_rate``) bound how long."""
+        with self._condition:
+            self._ask()
+            self._outbox.flush()
+            while True:
+                chunk = self._take()
+                if chunk is not None:
+                    self._outbox.flush()
+                    return chunk
+                if self._failure is not None:
+                    raise self._failure
+                if self._ended:
+                    return b""
+                self._condition.wait()
+
+    def _notify(self) -> None:
+        self._condition.notify_all()
+
+
+class Outflow:
+    """A response body that is still being made: how much of it may be on its way."""
+
+    def __init__(self, stream: int, outbox: Outbox, window: int) -> None:
+        self.stream = stream
+        self.outbox = outbox
+        self.window = window
+        self.failure: ClientDisconnected | None = None
+
+    def writable(self, size: int) -> None:
+        """``size`` bytes have left for the client."""
+        self.window += size
+        self._notify()
+
+    def fail(self, reason: int) -> None:
+        """The stream was reset: the next write raises."""
+        self.failure = disconnected(reason)
+        self._notify()
+
+    def put(self, piece: bytes) -> None:
+        """Sends a piece that fits :attr:`window`."""
+        self.window -= len(piece)
+        self.outbox.data(self.stream, piece)
+
+    def _notify(self) -> None:
+        """Nothing waits here: the pump pulls."""
+
+
+class LoopOutflow(Outflow):
+    """Written by a coroutine."""
+
+    _waiter: asyncio.Future[None] | None = None
+    _since_yield = 0
+
+    async def write(self, data: bytes) -> None:
+        """Sends ``data``, waiting for the client as needed. Raises :class:`ClientDisconnected`."""
+        view = memoryview(data)
+        while view:
+            if self.failure is not None:
+                raise self.failure
+            if self.window <= 0:
+                await self._wait()
+                continue
+            piece = view[: min(len(view), self.window, 64 * 1024)]
+            view = view[len(piece) :]
+            self.put(bytes(piece))
+            self._since_yield += len(piece)
+            if self._since_yield >= self.window:
+                # A source that never waits must not keep the loop, nor what it has written, to itself.
+                self._since_yield = 0
+                await asyncio.sleep(0)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class ThreadOutflow(Outflow):
+    """Written by a pool thread."""
+
+    def __init__(self, stream: int, outbox: Outbox, window: int) -> None:
+        super().__init__(stream, outbox, window)
+        self._condition = threading.Condition()
+
+    def writable(self, size: int) -> None:
+        with self._condition:
+            super().writable(size)
+
+    def fail(self, reason: int) -> None:
+        with self._condition:
+            super().fail(reason)
+
+    def write(self, data: bytes) -> None:
+        """Sends ``data``; blocks while the client takes nothing (``write_stall_ms`` bounds that)."""
+        view = memoryview(data)
+        while view:
+            with self._condition:
+                while self.window <= 0 and self.failure is None:
+                    self._condition.wait()
+                if self.failure is not None:
+                    raise self.failure
+                piece = view[: min(len(view), self.window, 64 * 1024)]
+                view = view[len(piece) :]
+                self.put(bytes(piece))
+            self.outbox.flush()
+
+    def _notify(self) -> None:
+        self._condition.notify_all()

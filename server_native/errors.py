@@ -1,0 +1,98 @@
+"""Every exception of the package, and the one table from native statuses to them."""
+
+from __future__ import annotations
+
+import errno
+
+__all__ = [
+    "AddressInUseError",
+    "AddressNotAvailableError",
+    "BindPermissionError",
+    "ClientDisconnected",
+    "ConfigurationError",
+    "ForkedError",
+    "LibraryMismatchError",
+    "LibraryNotFoundError",
+    "NativeIOError",
+    "NativePanicError",
+    "NotFoundError",
+    "RuntimeBusyError",
+    "ServerNativeError",
+    "StoppingError",
+]
+
+
+class ServerNativeError(Exception):
+    """Base of every error this package raises on its own account."""
+
+
+class ConfigurationError(ServerNativeError, ValueError):
+    """An argument or option cannot be: the text says what was expected and what was found."""
+
+
+class LibraryNotFoundError(ServerNativeError, ImportError):
+    """No native library could be used; the text names every place searched."""
+
+
+class LibraryMismatchError(ServerNativeError, ImportError):
+    """The native library and the bindings come from different sources."""
+
+
+class ForkedError(ServerNativeError, RuntimeError):
+    """The server was started in another process: start it in the child."""
+
+
+class NotFoundError(ServerNativeError, LookupError):
+    """No listener or runtime has this id any more."""
+
+
+class RuntimeBusyError(ServerNativeError, RuntimeError):
+    """Another thread drives this runtime, or far too much waits in it."""
+
+
+class StoppingError(ServerNativeError, RuntimeError):
+    """The server is stopping and takes nothing new."""
+
+
+class NativePanicError(ServerNativeError, RuntimeError):
+    """The native side panicked; this is a bug of server_native."""
+
+
+class NativeIOError(ServerNativeError, OSError):
+    """The system refused; the text has its reason."""
+
+
+class AddressInUseError(NativeIOError):
+    """Another socket has this address (``errno.EADDRINUSE``)."""
+
+
+class AddressNotAvailableError(NativeIOError):
+    """The address does not belong to this machine (``errno.EADDRNOTAVAIL``)."""
+
+
+class BindPermissionError(NativeIOError, PermissionError):
+    """Listening there needs more rights (``errno.EACCES``)."""
+
+
+class ClientDisconnected(ServerNativeError, ConnectionError):
+    """The client is gone, or the stream was reset, before the request was read or answered."""
+
+
+# Numbers of `sn_status` (bindings/abi.py); a leaf module cannot import it, tests/test_generated.py compares.
+_BY_STATUS: dict[int, tuple[type[ServerNativeError], int | None]] = {
+    10: (ConfigurationError, None),
+    11: (NotFoundError, None),
+    12: (RuntimeBusyError, None),
+    13: (StoppingError, None),
+    100: (AddressInUseError, errno.EADDRINUSE),
+    101: (BindPermissionError, errno.EACCES),
+    102: (AddressNotAvailableError, errno.EADDRNOTAVAIL),
+    103: (NativeIOError, errno.EIO),
+    255: (NativePanicError, None),
+}
+
+
+def from_status(status: int, text: str) -> ServerNativeError:
+    """The exception for a native status that is no outcome."""
+    kind, number = _BY_STATUS.get(status, (ServerNativeError, None))
+    return kind(number, text) if number is not None else kind(text)

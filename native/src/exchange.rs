@@ -106,6 +106,9 @@ struct Slot {
     window: u32,
     outstanding: u32,
     returned: u32,
+    /// The peer's side is complete and the host was told.
+    ended: bool,
+    /// The host gave its last command, or the stream was broken off.
     finished: bool,
 }
 
@@ -154,7 +157,7 @@ impl Exchange {
         if state.closed {
             return None;
         }
-        let id = state.allot(opening.parent, opening.credit, opening.window, waker)?;
+        let id = state.allot(&opening, waker)?;
         let offset = state.filling.arena.len();
         let line = fill(&mut state.filling.arena);
         let length = state.filling.arena.len() - offset;
@@ -184,10 +187,11 @@ impl Exchange {
         wake_consumer(state);
     }
 
-    /// Ready when the queue has room; a producer waits here before it opens a stream or pushes data.
+    /// Ready when the queue has room, or nobody will make any; a producer waits here before it opens a stream or pushes
+    /// data.
     pub fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if !state.filling.is_full() {
+        if !state.filling.is_full() || state.closed {
             return Poll::Ready(());
         }
         let waker = context.waker();
@@ -359,9 +363,10 @@ impl Exchange {
     fn tell(&self, id: u64, event: Event, flags: u8, payload: &[u8]) {
         let mut state = self.lock();
         let Some(slot) = state.slot(id) else { return };
-        if slot.finished {
+        if slot.finished || slot.ended {
             return;
         }
+        slot.ended = flags & FLAG_END != 0;
         let parent = slot.parent;
         if event == Event::Data {
             slot.credit = slot.credit.saturating_sub(payload.len() as u32);
@@ -532,7 +537,7 @@ impl State {
         self.taken < self.taking.records.len() || !self.filling.records.is_empty()
     }
 
-    fn allot(&mut self, parent: u64, credit: u32, window: u32, waker: &Waker) -> Option<u64> {
+    fn allot(&mut self, opening: &Opening<'_>, waker: &Waker) -> Option<u64> {
         let index = match self.free.pop() {
             Some(index) => index as usize,
             None if self.slots.len() < 1 << INDEX_BITS => {
@@ -546,11 +551,12 @@ impl State {
         let slot = &mut self.slots[index];
         slot.generation += 1;
         slot.live = true;
-        slot.parent = parent;
-        slot.credit = credit;
-        slot.window = window;
+        slot.parent = opening.parent;
+        slot.credit = opening.credit;
+        slot.window = opening.window;
         slot.outstanding = 0;
         slot.returned = 0;
+        slot.ended = opening.flags & FLAG_END != 0;
         slot.finished = false;
         slot.waker = Some(waker.clone());
         Some(slot.generation << INDEX_BITS | index as u64)
@@ -682,5 +688,25 @@ fn check(record: &Record, arena: usize) -> std::result::Result<(), String> {
             Err(format!("status of INFORM must be 100 to 199, found {}", record.code))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Everything else is tested from outside, in tests/exchange_*.rs; nobody outside can use up 2^39 generations.
+    #[test]
+    fn a_slot_whose_generations_are_used_up_is_retired() {
+        let exchange = Arc::new(Exchange::default());
+        let opening = Opening { parent: 0, protocol: Protocol::Tcp, flags: 0, credit: 0, window: 0, body: &[] };
+        let open = || exchange.open(opening, Waker::noop(), |_| 0).expect("a free slot");
+        drop(open());
+        exchange.lock().slots[0].generation = MAX_GENERATION - 1;
+        let last = open();
+        assert_eq!(last.id(), MAX_GENERATION << INDEX_BITS);
+        assert_eq!(last.id() & NAME_BIT, 0);
+        drop(last);
+        assert_eq!(open().id(), 1 << INDEX_BITS | 1, "the next stream gets another slot");
     }
 }

@@ -214,10 +214,11 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
         50 => select(vec!["Host: a\r\n", "host:a:80\r\n", "HOST: [::1]\r\n"]),
         1 => select(vec!["", "Host:\r\n", "Host: a\r\nHost: a\r\n", "Host : a\r\n", "Host: a\n", " Host: a\r\n"]),
     ];
-    let line = (lead, method, space(), target, space(), version, line_end(), host)
-        .prop_map(|(lead, method, space, target, second, version, end, host)| {
+    let line = (lead, method, space(), target, space(), version, line_end(), host).prop_map(
+        |(lead, method, space, target, second, version, end, host)| {
             [lead, method, space, target, second, version, end, host].concat().into_bytes()
-        });
+        },
+    );
     (line, vec(field(), 0..4), framed(), vec(field(), 0..2)).prop_map(|(line, before, (framing, body), after)| {
         [line, before.concat(), framing, after.concat(), b"\r\n".to_vec(), body].concat()
     })
@@ -247,9 +248,11 @@ fn field() -> impl Strategy<Value = Vec<u8>> {
 
 /// A framing field and a body that goes with it, or nearly.
 fn framed() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
-    let length = (select(vec![0usize, 1, 3, 10]), prop_oneof![40 => Just(None), 1 => Just(Some(()))], select(vec![
-        "+", "0x", " ,", "5, ", "-", "00", "1_", "\t", "", "99999999999999999999", "9223372036854775807",
-    ]))
+    let length = (
+        select(vec![0usize, 1, 3, 10]),
+        prop_oneof![40 => Just(None), 1 => Just(Some(()))],
+        select(vec!["+", "0x", " ,", "5, ", "-", "00", "1_", "\t", "", "99999999999999999999", "9223372036854775807"]),
+    )
         .prop_map(|(length, odd, prefix)| {
             let prefix = odd.map_or("", |()| prefix);
             (format!("Content-Length: {prefix}{length}\r\n").into_bytes(), b"GET / HTTP/1.1\r\n"[..length].to_vec())
@@ -354,7 +357,11 @@ fn the_oracle_reads_a_sequence_of_all_framings() {
 struct Io(DuplexStream);
 
 impl Read for Io {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
         let mut bytes = [0; 4096];
         let room = bytes.len().min(cursor.remaining());
         let mut buffer = ReadBuf::new(&mut bytes[..room]);

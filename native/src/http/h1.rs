@@ -365,6 +365,8 @@ impl<S: Transport> Session<S> {
                 now.expects = false;
                 self.output.buffer.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
+            // Orders left for want of room have no waker: they are looked at again as soon as there is some.
+            let full = !self.output.has_room();
             match self.poll_flush(context) {
                 Poll::Ready(Ok(())) => {
                     now.stream.sent(std::mem::take(&mut now.unreported));
@@ -374,6 +376,9 @@ impl<S: Transport> Session<S> {
                         drop(exchanging);
                         self.after_answer(persistent, Some(body));
                         return NEXT;
+                    }
+                    if full {
+                        continue;
                     }
                 }
                 Poll::Ready(Err(_)) => {
@@ -526,7 +531,8 @@ impl<S: Transport> Session<S> {
             }
         };
         let delimiter = delimiter(&template, &order, now);
-        if let (Delimiter::Length(length), true) = (delimiter, order.end && !now.is_head)
+        let silent = now.is_head || template.is_bodiless();
+        if let (Delimiter::Length(length), true) = (delimiter, order.end && !silent)
             && length != order.body.len() as u64
         {
             self.log(&format!("content-length is {length}, the body has {} bytes; the stream is reset", order.body.len()));
@@ -538,7 +544,6 @@ impl<S: Transport> Session<S> {
         now.persistent = persistence != Persistence::Close;
         let date = || self.connection.member.connections().date();
         template.write(&mut self.output.buffer, delimiter, persistence, date);
-        let silent = now.is_head || template.is_bodiless();
         if order.end {
             now.answer = Answer::Complete;
             if silent {
@@ -828,6 +833,9 @@ enum Halt {
 fn delimiter(template: &Template, order: &Order, now: &Exchanging) -> Delimiter {
     if matches!(template.status, 204 | 100..=199) {
         return Delimiter::Nothing;
+    }
+    if template.status == 205 {
+        return Delimiter::Length(0);
     }
     if now.is_head || template.status == 304 {
         // What a GET would have said (RFC 9110 section 8.6), if the host knows.

@@ -340,7 +340,7 @@ fn respond(order: Order, stream: Stream, method: &Method, counted: Counted) -> R
             return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "", counted));
         }
     };
-    let bodiless = matches!(order.code, 204 | 304);
+    let bodiless = matches!(order.code, 204 | 205 | 304);
     let is_head = method == Method::HEAD;
     let declared: Option<u64> = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if order.end && !is_head && !bodiless {
@@ -352,6 +352,8 @@ fn respond(order: Order, stream: Stream, method: &Method, counted: Counted) -> R
         fields.insert(CONTENT_LENGTH, size.into());
     } else if order.code == 204 {
         fields.remove(CONTENT_LENGTH);
+    } else if order.code == 205 {
+        fields.insert(CONTENT_LENGTH, 0.into());
     } else if order.end && is_head && declared.is_none() && !order.body.is_empty() {
         fields.insert(CONTENT_LENGTH, order.body.len().into());
     }

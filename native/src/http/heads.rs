@@ -95,9 +95,9 @@ impl Template {
         Ok(template)
     }
 
-    /// Whether this status never has a body (RFC 9110 section 6.4.1).
+    /// Whether this status never has a body (RFC 9110 sections 6.4.1 and, with a length of 0, 15.3.6).
     pub fn is_bodiless(&self) -> bool {
-        matches!(self.status, 100..=199 | 204 | 304)
+        matches!(self.status, 100..=199 | 204 | 205 | 304)
     }
 
     /// Appends the whole head.

@@ -60,7 +60,11 @@ impl Routes {
 impl Route {
     /// How the body is delimited in HTTP/1.1.
     pub fn delimiter(&self) -> Delimiter {
-        if self.template.is_bodiless() { Delimiter::Nothing } else { Delimiter::Length(self.body.len() as u64) }
+        match self.template.status {
+            205 => Delimiter::Length(0),
+            _ if self.template.is_bodiless() => Delimiter::Nothing,
+            _ => Delimiter::Length(self.body.len() as u64),
+        }
     }
 }
 

@@ -192,7 +192,10 @@ fn heads() {
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\r\n", good),
         (b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n", good),
         (b"GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive, upgrade\r\nUpgrade: x\r\n\r\n", good),
-        (b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\n", "PUT / \"a\" 1 keep expect"),
+        (
+            b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\n",
+            "PUT / \"a\" 1 keep expect",
+        ),
         (b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", "417"),
         (b"PUT / HTTP/1.1\r\nHost: a\r\nExpect:\r\n\r\n", "417"),
         (b"PUT / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\n\r\n", "PUT / \"a\" -"),

@@ -1,0 +1,724 @@
+//! The exchange against a model: random steps of a protocol side and a host over one exchange, compared after each step.
+//!
+//! The model is the queue as two lists and each stream as a few numbers. It predicts every event, order, counter and
+//! wake-up; what the host saw is checked once more, stream by stream, against the rules that are told to users.
+
+#[path = "support/pair.rs"]
+mod pair;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pair::{Commands, Flag, Host, Peer, Told, bytes, idle};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use server_native::batch::{BATCH_ARENA, BATCH_RECORDS};
+use server_native::error::Status;
+use server_native::exchange::{Counters, Exchange, Opening, Order};
+use server_native::record::{Command, Event, FLAG_END, Protocol, Reason, Record};
+
+const QUEUE_RECORDS: usize = 4096;
+const QUEUE_ARENA: usize = 4 * 1024 * 1024;
+
+/// What one side does. `at` chooses among all streams there have been, so many steps come too late.
+#[derive(Clone, Debug)]
+enum Step {
+    Open { credit: u32, window: u32, line: usize, fields: usize, body: usize, end: bool },
+    Push { at: Index, size: usize, end: bool, inlet: bool },
+    Burst { at: Index, count: usize, size: usize },
+    PushEnd { at: Index, size: usize, inlet: bool },
+    PollOrders { at: Index, most: usize },
+    PollCredit { at: Index },
+    Sent { at: Index, bytes: usize },
+    Fail { at: Index, inlet: bool },
+    Drop { at: Index },
+    Announce { size: usize, log: bool },
+    Submit { says: Vec<(Index, Say)>, wrong: Option<(Index, Wrong)> },
+    Apply,
+    WaitForRoom,
+    WaitForEvents,
+    Take,
+    Close,
+}
+
+#[derive(Clone, Debug)]
+enum Say {
+    Head { fields: usize, body: usize, end: bool },
+    Data { size: usize, end: bool },
+    End { trailers: usize },
+    Reset,
+    Credit { size: u32 },
+    Inform { fields: usize },
+    Nobody,
+}
+
+#[derive(Clone, Debug)]
+enum Wrong {
+    Kind,
+    Payload,
+    Status,
+}
+
+/// A stream as the model sees it, with the real one.
+#[derive(Debug)]
+struct Known {
+    id: u64,
+    parent: u64,
+    peer: Option<Peer>,
+    /// The protocol may still do something.
+    live: bool,
+    /// The table has a slot for it.
+    slot: bool,
+    finished: bool,
+    ended: bool,
+    credit: u32,
+    window: u32,
+    outstanding: u32,
+    returned: u32,
+    orders: VecDeque<Order>,
+    must_wake: bool,
+    must_feed: bool,
+    feeding: bool,
+    waiting: bool,
+    /// For the rules: bytes the host allowed, bytes it sent.
+    granted: u64,
+    said: u64,
+}
+
+struct World {
+    exchange: Arc<Exchange>,
+    host: Host,
+    streams: Vec<Known>,
+    filling: VecDeque<Told>,
+    taking: VecDeque<Told>,
+    inbox: Vec<(u64, u32, Order)>,
+    log: Vec<Told>,
+    ids: HashSet<u64>,
+    counters: Counters,
+    closed: bool,
+    producer: Arc<Flag>,
+    consumer: Arc<Flag>,
+    applier: Arc<Flag>,
+    room_awaited: bool,
+    events_awaited: bool,
+    must_give_room: bool,
+    must_tell: bool,
+    must_apply: bool,
+    applier_known: bool,
+    /// Records that are told without asking for room.
+    unasked: usize,
+    seed: u32,
+}
+
+impl World {
+    fn new() -> World {
+        let exchange = Arc::new(Exchange::default());
+        World {
+            host: Host::new(&exchange),
+            producer: Flag::new(&exchange),
+            consumer: Flag::new(&exchange),
+            applier: Flag::new(&exchange),
+            exchange,
+            streams: Vec::new(),
+            filling: VecDeque::new(),
+            taking: VecDeque::new(),
+            inbox: Vec::new(),
+            log: Vec::new(),
+            ids: HashSet::new(),
+            counters: Counters::default(),
+            closed: false,
+            room_awaited: false,
+            events_awaited: false,
+            must_give_room: false,
+            must_tell: false,
+            must_apply: false,
+            applier_known: false,
+            unasked: 0,
+            seed: 0,
+        }
+    }
+
+    fn bytes(&mut self, size: usize) -> Vec<u8> {
+        self.seed += 1;
+        bytes(self.seed, size)
+    }
+
+    fn is_full(&self) -> bool {
+        self.filling.len() >= QUEUE_RECORDS || size_of_all(&self.filling) >= QUEUE_ARENA
+    }
+
+    fn has_room(&self) -> bool {
+        let has_room = self.exchange.poll_ready(&Context::from_waker(&self.producer.waker())).is_ready();
+        assert_eq!(has_room, !self.is_full() || self.closed);
+        has_room
+    }
+
+    fn tell(&mut self, event: Event, record: Record, payload: &[u8]) {
+        self.filling.push_back(Told::new(event, record, payload));
+        self.must_tell |= self.events_awaited;
+        self.events_awaited = false;
+    }
+
+    fn choose(&self, at: &Index) -> Option<usize> {
+        (!self.streams.is_empty()).then(|| at.index(self.streams.len()))
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Open { credit, window, line, fields, body, end } => {
+                let (line, fields, body) = (self.bytes(*line), self.bytes(*fields), self.bytes(*body));
+                self.open(*credit, *window, &line, &fields, &body, *end);
+            }
+            Step::Push { at, size, end, inlet } => {
+                let data = self.bytes(*size);
+                let Some(at) = self.choose(at) else { return };
+                self.push(at, data, *end, *inlet);
+            }
+            Step::Burst { at, count, size } => {
+                let Some(at) = self.choose(at) else { return };
+                for _ in 0..*count {
+                    if !self.has_room() || self.streams[at].credit < *size as u32 {
+                        break;
+                    }
+                    let data = self.bytes(*size);
+                    self.push(at, data, false, false);
+                }
+            }
+            Step::PushEnd { at, size, inlet } => {
+                let trailers = self.bytes(*size);
+                let Some(at) = self.choose(at) else { return };
+                self.push_end(at, &trailers, *inlet);
+            }
+            Step::PollOrders { at, most } => {
+                let Some(at) = self.choose(at) else { return };
+                for _ in 0..*most {
+                    if !self.poll_order(at) {
+                        break;
+                    }
+                }
+            }
+            Step::PollCredit { at } => {
+                let Some(at) = self.choose(at) else { return };
+                self.poll_credit(at);
+            }
+            Step::Sent { at, bytes } => {
+                let Some(at) = self.choose(at) else { return };
+                self.sent(at, *bytes);
+            }
+            Step::Fail { at, inlet } => {
+                let Some(at) = self.choose(at) else { return };
+                if *inlet {
+                    if let Some(peer) = &self.streams[at].peer {
+                        peer.inlet.fail(Reason::Protocol);
+                        self.break_off(at, Reason::Protocol);
+                    }
+                } else if let Some(peer) = &mut self.streams[at].peer {
+                    peer.stream.fail(Reason::Timeout);
+                    self.failed(at, Reason::Timeout);
+                }
+            }
+            Step::Drop { at } => {
+                let Some(at) = self.choose(at) else { return };
+                if let Some(peer) = self.streams[at].peer.take() {
+                    drop(peer);
+                    self.failed(at, Reason::Gone);
+                    self.streams[at].must_feed = false;
+                    self.streams[at].must_wake = false;
+                }
+            }
+            Step::Announce { size, log } => {
+                let payload = self.bytes(*size);
+                let (event, code) = if *log { (Event::Log, 30) } else { (Event::Accept, 0) };
+                self.exchange.announce(event, 0, 9, code, 5, &payload);
+                if *log && self.is_full() {
+                    self.counters.logs_dropped += 1;
+                } else {
+                    self.unasked += 1;
+                    self.tell(event, Record { parent: 9, code, aux: 5, ..Record::default() }, &payload);
+                }
+            }
+            Step::Submit { says, wrong } => self.submit(says, wrong.as_ref()),
+            Step::Apply => self.apply(),
+            Step::WaitForRoom => {
+                self.producer.take();
+                self.must_give_room = false;
+                self.room_awaited = !self.has_room();
+            }
+            Step::WaitForEvents => {
+                self.consumer.take();
+                self.must_tell = false;
+                let ready = self.exchange.poll_events(&Context::from_waker(&self.consumer.waker())).is_ready();
+                let has_events = !self.taking.is_empty() || !self.filling.is_empty();
+                assert_eq!(ready, has_events || self.closed);
+                assert_eq!(self.exchange.has_events(), has_events);
+                self.events_awaited = !ready;
+            }
+            Step::Take => {
+                self.take();
+            }
+            Step::Close => self.close(),
+        }
+    }
+
+    fn open(&mut self, credit: u32, window: u32, line: &[u8], fields: &[u8], body: &[u8], end: bool) {
+        if !self.has_room() {
+            return;
+        }
+        let parent = self.exchange.name();
+        assert!(self.ids.insert(parent), "a name was given twice");
+        let flags = if end { FLAG_END } else { 0 };
+        let opening = Opening { parent, protocol: Protocol::Http2, flags, credit, window, body };
+        let Some(peer) = Peer::open(&self.exchange, opening, line, fields) else {
+            assert!(self.closed);
+            return;
+        };
+        assert!(!self.closed);
+        let id = peer.id();
+        assert!(self.ids.insert(id), "an id was given twice");
+        self.counters.opened += 1;
+        self.counters.live += 1;
+        let (flags, code, aux) = (flags | Protocol::Http2 as u8, line.len() as u16, body.len() as u32);
+        let record = Record { stream: id, parent, flags, code, aux, ..Record::default() };
+        self.tell(Event::Open, record, &[line, fields, body].concat());
+        self.streams.push(Known {
+            id,
+            parent,
+            peer: Some(peer),
+            live: true,
+            slot: true,
+            finished: false,
+            ended: end,
+            credit,
+            window,
+            outstanding: 0,
+            returned: 0,
+            orders: VecDeque::new(),
+            must_wake: false,
+            must_feed: false,
+            feeding: false,
+            waiting: true,
+            granted: u64::from(credit),
+            said: 0,
+        });
+    }
+
+    fn push(&mut self, at: usize, mut data: Vec<u8>, end: bool, inlet: bool) {
+        if !self.has_room() {
+            return;
+        }
+        let known = &mut self.streams[at];
+        let Some(peer) = &known.peer else { return };
+        assert_eq!(peer.stream.credit(), if known.live && known.slot { known.credit } else { 0 });
+        data.truncate(known.credit as usize);
+        if inlet {
+            peer.inlet.push(&data, end)
+        } else {
+            peer.stream.push(&data, end)
+        }
+        if known.slot && !known.finished && !known.ended {
+            known.credit -= data.len() as u32;
+            known.ended = end;
+            let flags = if end { FLAG_END } else { 0 };
+            let record = Record { stream: known.id, parent: known.parent, flags, ..Record::default() };
+            self.tell(Event::Data, record, &data);
+        }
+    }
+
+    fn push_end(&mut self, at: usize, trailers: &[u8], inlet: bool) {
+        let known = &mut self.streams[at];
+        let Some(peer) = &known.peer else { return };
+        if inlet {
+            peer.inlet.push_end(trailers)
+        } else {
+            peer.stream.push_end(trailers)
+        }
+        if known.slot && !known.finished && !known.ended {
+            known.ended = true;
+            let record = Record { stream: known.id, parent: known.parent, flags: FLAG_END, ..Record::default() };
+            self.unasked += 1;
+            self.tell(Event::End, record, trailers);
+        }
+    }
+
+    /// One look for an order; answers whether there was one.
+    fn poll_order(&mut self, at: usize) -> bool {
+        let known = &mut self.streams[at];
+        let Some(peer) = &mut known.peer else { return false };
+        known.must_wake = false;
+        let got = peer.poll();
+        if !known.live || !known.slot {
+            assert_eq!(got, Poll::Ready(None));
+            known.live = false;
+            return false;
+        }
+        assert!(peer.stream.is_live() || !known.orders.is_empty());
+        let Some(order) = known.orders.pop_front() else {
+            assert_eq!(got, if self.closed { Poll::Ready(None) } else { Poll::Pending });
+            known.waiting = !self.closed;
+            return false;
+        };
+        assert_eq!(got, Poll::Ready(Some(order.clone())));
+        if order.end {
+            known.live = false;
+            self.release(at);
+        }
+        true
+    }
+
+    fn poll_credit(&mut self, at: usize) {
+        let known = &mut self.streams[at];
+        let Some(peer) = &known.peer else { return };
+        known.must_feed = false;
+        let expected = match known.credit {
+            _ if !known.slot || known.finished => Poll::Ready(None),
+            0 => Poll::Pending,
+            credit => Poll::Ready(Some(credit)),
+        };
+        assert_eq!(peer.poll_credit(), expected);
+        known.feeding |= expected.is_pending();
+    }
+
+    fn sent(&mut self, at: usize, bytes: usize) {
+        let known = &mut self.streams[at];
+        let Some(peer) = &known.peer else { return };
+        peer.stream.sent(bytes);
+        if !known.live || !known.slot || bytes == 0 {
+            return;
+        }
+        let bytes = (bytes as u32).min(known.outstanding);
+        known.outstanding -= bytes;
+        known.returned += bytes;
+        if known.returned >= known.window / 2 && !known.finished {
+            let aux = std::mem::take(&mut known.returned);
+            let record = Record { stream: known.id, parent: known.parent, aux, ..Record::default() };
+            self.unasked += 1;
+            self.tell(Event::Writable, record, &[]);
+        }
+    }
+
+    fn failed(&mut self, at: usize, reason: Reason) {
+        let known = &mut self.streams[at];
+        if !std::mem::replace(&mut known.live, false) || !known.slot {
+            return;
+        }
+        let (finished, stream, parent) = (known.finished, known.id, known.parent);
+        self.release(at);
+        if !finished {
+            self.reset(stream, parent, reason);
+        }
+    }
+
+    fn release(&mut self, at: usize) {
+        let known = &mut self.streams[at];
+        known.slot = false;
+        known.orders.clear();
+        known.must_feed |= std::mem::replace(&mut known.feeding, false);
+        self.counters.live -= 1;
+    }
+
+    fn break_off(&mut self, at: usize, reason: Reason) {
+        let known = &mut self.streams[at];
+        if !known.slot || std::mem::replace(&mut known.finished, true) {
+            return;
+        }
+        let order = Order {
+            command: Command::Reset,
+            end: true,
+            code: reason as u16,
+            head: Vec::new().into(),
+            body: Vec::new().into(),
+        };
+        known.orders = VecDeque::from([order]);
+        known.wake();
+        known.feed();
+        let (stream, parent) = (known.id, known.parent);
+        self.reset(stream, parent, reason);
+    }
+
+    fn reset(&mut self, stream: u64, parent: u64, reason: Reason) {
+        self.unasked += 1;
+        let record = Record { stream, parent, flags: FLAG_END, code: reason as u16, ..Record::default() };
+        self.tell(Event::Reset, record, &[]);
+    }
+
+    fn submit(&mut self, says: &[(Index, Say)], wrong: Option<&(Index, Wrong)>) {
+        let (mut commands, mut orders) = (Commands::default(), Vec::new());
+        for (at, say) in says {
+            let id = self.choose(at).map_or(0, |at| self.streams[at].id);
+            let (command, end, code, aux, head, body) = match say {
+                Say::Head { fields, body, end } => (Command::Head, *end, 200, 0, *fields, *body),
+                Say::Data { size, end } => (Command::Data, *end, 0, 0, 0, *size),
+                Say::End { trailers } => (Command::End, true, 0, 0, *trailers, 0),
+                Say::Reset => (Command::Reset, true, Reason::Cancelled as u16, 0, 0, 0),
+                Say::Credit { size } => (Command::Credit, false, 0, *size, 0, 0),
+                Say::Inform { fields } => (Command::Inform, false, 103, 0, *fields, 0),
+                Say::Nobody => (Command::End, true, 0, 0, 0, 0),
+            };
+            // Ids nobody ever had: a slot that is not there, a later generation, a name.
+            let id =
+                if matches!(say, Say::Nobody) { [0, !0, id + (1 << 50), 1 << 63][body_seed(self.seed)] } else { id };
+            let (head, body) = (self.bytes(head), self.bytes(body));
+            commands = match command {
+                Command::Head => commands.head(id, code, &head, &body, end),
+                Command::Data => commands.data(id, &body, end),
+                Command::End => commands.end(id, &head),
+                Command::Reset => commands.reset(id, Reason::Cancelled),
+                Command::Credit => commands.credit(id, aux),
+                Command::Inform => commands.inform(id, code, &head),
+            };
+            orders.push((id, aux, Order { command, end, code, head: head.into(), body: body.into() }));
+        }
+        if let Some((place, wrong)) = wrong
+            && !commands.records.is_empty()
+        {
+            let place = place.index(commands.records.len());
+            let arena = commands.arena.len() as u32;
+            let record = &mut commands.records[place];
+            match wrong {
+                Wrong::Kind => record.kind = 77,
+                Wrong::Payload => record.length = arena + 1,
+                Wrong::Status => (record.kind, record.code) = (Command::Head as u8, 101),
+            }
+            let error = self.exchange.submit(&commands.records, &commands.arena).unwrap_err();
+            assert_eq!(error.status, Status::InvalidArgument);
+            assert!(error.text.starts_with(&format!("command {place}: ")), "{}", error.text);
+            return;
+        }
+        self.exchange.submit(&commands.records, &commands.arena).unwrap();
+        self.must_apply |= std::mem::replace(&mut self.applier_known, false);
+        for (id, _, order) in &orders {
+            if let Some(known) = self.streams.iter_mut().find(|known| known.id == *id) {
+                known.said += order.body.len() as u64;
+            }
+        }
+        self.inbox.append(&mut orders);
+    }
+
+    fn apply(&mut self) {
+        self.applier.take();
+        self.must_apply = false;
+        self.exchange.apply(Some(&self.applier.waker()));
+        self.applier_known = true;
+        for (id, aux, order) in std::mem::take(&mut self.inbox) {
+            let Some(at) = self.streams.iter().position(|known| known.id == id && known.slot && !known.finished) else {
+                self.counters.stale_commands += 1;
+                continue;
+            };
+            let known = &mut self.streams[at];
+            known.wake();
+            if order.command == Command::Credit {
+                known.credit = known.credit.saturating_add(aux);
+                known.granted += u64::from(aux);
+                known.feed();
+                continue;
+            }
+            if order.command == Command::Reset {
+                known.orders.clear();
+            }
+            known.outstanding = known.outstanding.saturating_add(order.body.len() as u32);
+            if known.outstanding > known.window {
+                self.counters.overflows += 1;
+                self.break_off(at, Reason::Limit);
+                continue;
+            }
+            known.finished = order.end;
+            if order.end {
+                known.feed();
+            }
+            known.orders.push_back(order);
+        }
+    }
+
+    fn take(&mut self) -> bool {
+        let got = self.host.take();
+        if self.taking.is_empty() {
+            std::mem::swap(&mut self.taking, &mut self.filling);
+        }
+        let (mut expected, mut bytes) = (Vec::new(), 0);
+        while let Some(told) = self.taking.front()
+            && expected.len() < BATCH_RECORDS
+            && bytes + told.payload.len() <= BATCH_ARENA
+        {
+            bytes += told.payload.len();
+            expected.extend(self.taking.pop_front());
+        }
+        if expected.is_empty() && self.closed {
+            assert_eq!(got.unwrap_err().status, Status::Closed);
+            return false;
+        }
+        assert!(got.as_ref() == Ok(&expected), "a batch differs from what was told: {:?}", got.map(|told| told.len()));
+        if !self.is_full() {
+            self.must_give_room |= std::mem::replace(&mut self.room_awaited, false);
+        }
+        self.log.append(&mut expected);
+        true
+    }
+
+    fn close(&mut self) {
+        self.exchange.close();
+        self.closed = true;
+        self.streams.iter_mut().filter(|known| known.slot).for_each(Known::wake);
+        self.must_give_room |= std::mem::replace(&mut self.room_awaited, false);
+        self.must_tell |= std::mem::replace(&mut self.events_awaited, false);
+    }
+
+    fn check(&self) {
+        let expected = Counters {
+            queued_records: (self.taking.len() + self.filling.len()) as u64,
+            queued_bytes: (size_of_all(&self.taking) + size_of_all(&self.filling)) as u64,
+            ..self.counters
+        };
+        assert_eq!(self.exchange.counters(), expected);
+        // Whoever asks for room overshoots by one piece; both halves of the queue may be full.
+        assert!(self.taking.len() + self.filling.len() <= 2 * QUEUE_RECORDS + self.unasked);
+        for known in &self.streams {
+            if let Some(peer) = &known.peer {
+                assert!(!known.must_wake || peer.flag.is_set(), "stream {} was not woken for its orders", known.id);
+                assert!(!known.must_feed || peer.feeder.is_set(), "stream {} was not woken for credit", known.id);
+            }
+        }
+        assert!(!self.must_give_room || self.producer.is_set(), "a producer waits for room that is there");
+        assert!(!self.must_tell || self.consumer.is_set(), "the host waits for events that are there");
+        assert!(!self.must_apply || self.applier.is_set(), "whoever drives was not told of commands");
+    }
+
+    /// Ends everything and looks at all the host was told.
+    fn finish(mut self) {
+        self.apply();
+        for at in 0..self.streams.len() {
+            while self.poll_order(at) {}
+        }
+        if !self.closed {
+            self.close();
+        }
+        self.check();
+        assert!(Peer::open(&self.exchange, pair::opening(0, 0), b"", b"").is_none());
+        assert!(self.exchange.poll_ready(&idle()).is_ready());
+        for at in 0..self.streams.len() {
+            while self.poll_order(at) {}
+            if let Some(mut peer) = self.streams[at].peer.take() {
+                assert_eq!(peer.poll(), Poll::Ready(None), "no order after the end");
+                drop(peer);
+                self.failed(at, Reason::Gone);
+            }
+        }
+        self.check();
+        assert_eq!(self.exchange.counters().live, 0);
+        while self.take() {}
+        assert!(!self.exchange.has_events());
+        self.check();
+        for known in &self.streams {
+            assert_rules(known, self.log.iter().filter(|told| told.record.stream == known.id));
+        }
+        let mut told: HashMap<u64, usize> = HashMap::new();
+        for event in self.log.iter().filter(|event| event.is(Event::Open)) {
+            *told.entry(event.record.stream).or_default() += 1;
+        }
+        assert_eq!(told.len(), self.streams.len());
+    }
+}
+
+impl Known {
+    fn wake(&mut self) {
+        self.must_wake |= std::mem::replace(&mut self.waiting, false);
+    }
+
+    fn feed(&mut self) {
+        self.must_feed |= std::mem::replace(&mut self.feeding, false);
+    }
+}
+
+/// What a user may rely on, without the model.
+fn assert_rules<'a>(known: &Known, events: impl Iterator<Item = &'a Told>) {
+    let (mut ended, mut over, mut received, mut writable) = (false, false, 0, 0);
+    for (index, told) in events.enumerate() {
+        assert_eq!(told.is(Event::Open), index == 0, "OPEN comes first and once");
+        assert!(!over, "RESET comes last");
+        assert_eq!(told.record.parent, known.parent);
+        let ends = told.record.flags & FLAG_END != 0;
+        if told.is(Event::Reset) {
+            over = true;
+        } else if told.is(Event::Writable) {
+            writable += u64::from(told.record.aux);
+        } else {
+            assert!(!ended, "no body after the peer's side is complete");
+            ended = ends;
+            received += if told.is(Event::Data) { told.payload.len() as u64 } else { 0 };
+        }
+    }
+    assert!(received <= known.granted, "credit was exceeded");
+    assert!(writable <= known.said, "more window came back than was used");
+}
+
+fn size_of_all(events: &VecDeque<Told>) -> usize {
+    events.iter().map(|told| told.payload.len()).sum()
+}
+
+fn body_seed(seed: u32) -> usize {
+    seed as usize % 4
+}
+
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![12 => 0..64usize, 3 => 0..5_000usize, 1 => 0..300_000usize]
+}
+
+fn say() -> impl Strategy<Value = Say> {
+    prop_oneof![
+        2 => (size(), size(), any::<bool>()).prop_map(|(fields, body, end)| Say::Head { fields, body, end }),
+        6 => (size(), prop::bool::weighted(0.1)).prop_map(|(size, end)| Say::Data { size, end }),
+        1 => (0..40usize).prop_map(|trailers| Say::End { trailers }),
+        1 => Just(Say::Reset),
+        4 => prop_oneof![0..100u32, 0..200_000u32, Just(u32::MAX)].prop_map(|size| Say::Credit { size }),
+        1 => (0..40usize).prop_map(|fields| Say::Inform { fields }),
+        1 => Just(Say::Nobody),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let at = any::<Index>;
+    let wrong = (at(), prop_oneof![Just(Wrong::Kind), Just(Wrong::Payload), Just(Wrong::Status)]);
+    let credit = prop_oneof![Just(0u32), 0..100u32, 0..500_000u32, Just(1 << 30)];
+    let window = prop_oneof![2..100u32, 2..500_000u32];
+    prop_oneof![
+        6 => (credit, window, 0..200usize, size(), prop_oneof![Just(0), 0..200_000usize], prop::bool::weighted(0.3))
+            .prop_map(|(credit, window, line, fields, body, end)| Step::Open { credit, window, line, fields, body, end }),
+        8 => (at(), size(), prop::bool::weighted(0.1), any::<bool>())
+            .prop_map(|(at, size, end, inlet)| Step::Push { at, size, end, inlet }),
+        1 => (at(), 1..3_000usize, prop_oneof![0..8usize, 0..1_500usize])
+            .prop_map(|(at, count, size)| Step::Burst { at, count, size }),
+        1 => (at(), 0..64usize, any::<bool>()).prop_map(|(at, size, inlet)| Step::PushEnd { at, size, inlet }),
+        6 => (at(), 1..5usize).prop_map(|(at, most)| Step::PollOrders { at, most }),
+        3 => at().prop_map(|at| Step::PollCredit { at }),
+        4 => (at(), size()).prop_map(|(at, bytes)| Step::Sent { at, bytes }),
+        1 => (at(), any::<bool>()).prop_map(|(at, inlet)| Step::Fail { at, inlet }),
+        1 => at().prop_map(|at| Step::Drop { at }),
+        1 => (0..200usize, any::<bool>()).prop_map(|(size, log)| Step::Announce { size, log }),
+        8 => (vec((at(), say()), 0..6), prop::option::weighted(0.1, wrong))
+            .prop_map(|(says, wrong)| Step::Submit { says, wrong }),
+        8 => Just(Step::Apply),
+        2 => Just(Step::WaitForRoom),
+        2 => Just(Step::WaitForEvents),
+        5 => Just(Step::Take),
+        1 => prop::bool::weighted(0.05).prop_map(|close| if close { Step::Close } else { Step::Take }),
+    ]
+}
+
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(512)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_exchange_does_what_the_model_says(steps in vec(step(), 1..160)) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+            world.check();
+        }
+        world.finish();
+    }
+}

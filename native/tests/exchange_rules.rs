@@ -1,0 +1,543 @@
+//! Each rule in the header of `exchange.rs` by itself, with the smallest case that shows it.
+
+#[path = "support/pair.rs"]
+mod pair;
+
+use std::collections::HashSet;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use pair::{Commands, Flag, Host, Peer, Told, bytes, idle, opening};
+use server_native::batch::{BATCH_ARENA, BATCH_RECORDS};
+use server_native::error::Status;
+use server_native::exchange::{Exchange, Opening};
+use server_native::record::{Command, Event, FLAG_END, Reason, Record};
+
+const WINDOW: u32 = 1000;
+
+fn pair() -> (Arc<Exchange>, Host, Peer) {
+    let exchange = Arc::new(Exchange::default());
+    let mut host = Host::new(&exchange);
+    let peer = Peer::open(&exchange, opening(WINDOW, WINDOW), b"line", b"fields").unwrap();
+    assert_eq!(host.drain().len(), 1);
+    (exchange, host, peer)
+}
+
+fn kinds(told: &[Told]) -> Vec<u8> {
+    told.iter().map(|told| told.record.kind).collect()
+}
+
+// --- ids ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_slot_is_used_again_and_an_id_never() {
+    let exchange = Arc::new(Exchange::default());
+    let mut ids = HashSet::new();
+    for _ in 0..1000 {
+        let peer = Peer::open(&exchange, opening(0, 0), b"", b"").unwrap();
+        assert!(ids.insert(peer.id()));
+        assert!(ids.insert(exchange.name()));
+    }
+    let slots: HashSet<u64> = ids.iter().filter(|id| *id >> 63 == 0).map(|id| id & 0xff_ffff).collect();
+    assert_eq!(slots.len(), 1);
+    assert!(!ids.contains(&0), "0 is the runtime");
+}
+
+#[test]
+fn a_late_command_is_counted_and_does_not_reach_the_next_stream_of_the_slot() {
+    let (exchange, host, mut first) = pair();
+    let old = first.id();
+    first.stream.fail(Reason::Gone);
+    let mut second = Peer::open(&exchange, opening(0, WINDOW), b"", b"").unwrap();
+    assert_eq!(second.id() & 0xff_ffff, old & 0xff_ffff, "the slot is the same");
+    host.say(&Commands::default().data(old, b"late", true).credit(old, 5).reset(old, Reason::Cancelled));
+    assert_eq!(exchange.counters().stale_commands, 3);
+    assert!(second.poll().is_pending());
+    assert_eq!(second.stream.credit(), 0);
+    assert!(!second.flag.is_set());
+    second.inlet.push_end(b"");
+    first.inlet.push_end(b"too late");
+    first.inlet.fail(Reason::Protocol);
+    assert!(second.poll().is_pending());
+}
+
+// --- bounds ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_full_queue_makes_producers_wait_and_a_take_wakes_them_all() {
+    for (count, size) in [(4096, 1), (64, 64 * 1024)] {
+        let exchange = Arc::new(Exchange::default());
+        let mut host = Host::new(&exchange);
+        let mut pushed = 0;
+        let peer = Peer::open(&exchange, opening(u32::MAX, 0), b"", b"").unwrap();
+        host.drain();
+        while exchange.poll_ready(&idle()).is_ready() {
+            peer.stream.push(&bytes(pushed, size), false);
+            pushed += 1;
+        }
+        assert_eq!(pushed, count);
+        let (one, two) = (Flag::new(&exchange), Flag::new(&exchange));
+        for flag in [&one, &two, &one] {
+            assert!(exchange.poll_ready(&Context::from_waker(&flag.waker())).is_pending());
+        }
+        let mut told = host.take().unwrap();
+        assert!(one.take() && two.take());
+        assert!(exchange.poll_ready(&idle()).is_ready());
+        assert!(told.len() < count as usize, "one batch does not hold it all");
+        told.extend(host.drain());
+        for (index, told) in told.iter().enumerate() {
+            assert_eq!(told.payload, bytes(index as u32, size));
+        }
+        assert_eq!(told.len(), count as usize);
+    }
+}
+
+#[test]
+fn both_halves_of_the_queue_may_be_full_and_no_more() {
+    let exchange = Arc::new(Exchange::default());
+    let mut host = Host::new(&exchange);
+    let peer = Peer::open(&exchange, opening(u32::MAX, 0), b"", b"").unwrap();
+    let fill = || {
+        while exchange.poll_ready(&idle()).is_ready() {
+            peer.stream.push(b"x", false);
+        }
+    };
+    fill();
+    assert_eq!(host.take().unwrap().len(), BATCH_RECORDS);
+    fill();
+    let flag = Flag::new(&exchange);
+    assert!(exchange.poll_ready(&Context::from_waker(&flag.waker())).is_pending());
+    assert_eq!(exchange.counters().queued_records, 2 * 4096 - BATCH_RECORDS as u64);
+    for _ in 1..4096 / BATCH_RECORDS {
+        assert_eq!(host.take().unwrap().len(), BATCH_RECORDS);
+        assert!(!flag.is_set(), "the half that is filled is still full");
+    }
+    host.take().unwrap();
+    assert!(flag.is_set());
+}
+
+#[test]
+fn a_batch_is_what_is_there_up_to_its_arena() {
+    let (exchange, mut host, peer) = pair();
+    assert_eq!(host.take().unwrap(), []);
+    exchange.announce(Event::Accept, 1, 2, 3, 4, &bytes(1, BATCH_ARENA));
+    exchange.announce(Event::Accept, 5, 6, 7, 8, b"x");
+    peer.stream.push(b"", true);
+    let first = host.take().unwrap();
+    assert_eq!(
+        first,
+        [Told::new(
+            Event::Accept,
+            Record { stream: 1, parent: 2, code: 3, aux: 4, ..Record::default() },
+            &bytes(1, BATCH_ARENA),
+        )]
+    );
+    let counters = exchange.counters();
+    assert_eq!((counters.queued_records, counters.queued_bytes), (2, 1));
+    assert_eq!(kinds(&host.take().unwrap()), [Event::Accept as u8, Event::Data as u8]);
+}
+
+#[test]
+fn a_full_queue_drops_logs_and_counts_them() {
+    let exchange = Arc::new(Exchange::default());
+    while exchange.poll_ready(&idle()).is_ready() {
+        exchange.announce(Event::Log, 0, 0, 20, 0, b"text");
+    }
+    exchange.announce(Event::Log, 0, 0, 20, 0, b"one too many");
+    exchange.announce(Event::Drain, 0, 0, 0, 5, b"");
+    let counters = exchange.counters();
+    assert_eq!((counters.logs_dropped, counters.queued_records), (1, 4097));
+}
+
+// --- credit and windows ------------------------------------------------------------------------------------------
+
+#[test]
+fn credit_is_used_up_by_data_and_comes_back_with_a_wake_up() {
+    let (_exchange, host, peer) = pair();
+    assert_eq!(peer.poll_credit(), Poll::Ready(Some(WINDOW)));
+    peer.stream.push(&bytes(1, WINDOW as usize), false);
+    assert_eq!(peer.stream.credit(), 0);
+    assert!(peer.poll_credit().is_pending());
+    host.say(&Commands::default().credit(peer.id(), 5));
+    assert!(peer.flag.is_set() && peer.feeder.is_set());
+    assert_eq!((peer.stream.credit(), peer.poll_credit()), (5, Poll::Ready(Some(5))));
+    host.say(&Commands::default().credit(peer.id(), u32::MAX));
+    assert_eq!(peer.stream.credit(), u32::MAX);
+}
+
+#[test]
+fn the_window_comes_back_half_by_half_and_never_more_than_was_used() {
+    let (_exchange, mut host, mut peer) = pair();
+    host.say(&Commands::default().head(peer.id(), 200, b"ignored by windows", &bytes(1, 400), false));
+    host.say(&Commands::default().data(peer.id(), &bytes(2, 600), false));
+    assert_eq!(peer.orders().len(), 2);
+    peer.stream.sent(499);
+    assert_eq!(host.drain(), []);
+    peer.stream.sent(1);
+    peer.stream.sent(10_000);
+    let told = host.drain();
+    assert_eq!(kinds(&told), [Event::Writable as u8; 2]);
+    assert_eq!(told.iter().map(|told| told.record.aux).collect::<Vec<_>>(), [500, 500]);
+    host.say(&Commands::default().data(peer.id(), &bytes(3, WINDOW as usize), false));
+    assert_eq!(peer.orders().len(), 1);
+}
+
+#[test]
+fn more_than_the_window_resets_the_stream_towards_both_sides() {
+    let (exchange, mut host, mut peer) = pair();
+    assert!(peer.poll().is_pending());
+    host.say(&Commands::default().data(peer.id(), &bytes(1, 600), false).data(peer.id(), &bytes(2, 401), true));
+    assert_eq!(exchange.counters().overflows, 1);
+    assert!(peer.flag.take());
+    let orders = peer.orders();
+    assert_eq!(orders.len(), 1, "what waited is abandoned");
+    assert_eq!((orders[0].command, orders[0].code, orders[0].end), (Command::Reset, Reason::Limit as u16, true));
+    let told = host.drain();
+    assert_eq!((kinds(&told), told[0].record.code), (vec![Event::Reset as u8], Reason::Limit as u16));
+    drop(peer);
+    assert_eq!(host.drain(), []);
+}
+
+// --- END and RESET ---------------------------------------------------------------------------------------------
+
+#[test]
+fn the_peers_side_ends_once() {
+    let (_exchange, mut host, peer) = pair();
+    peer.stream.push(b"last", true);
+    peer.stream.push(b"more", true);
+    peer.stream.push_end(b"trailers");
+    peer.inlet.push_end(b"");
+    let told = host.drain();
+    assert_eq!((kinds(&told), told[0].record.flags), (vec![Event::Data as u8], FLAG_END));
+}
+
+#[test]
+fn a_request_that_came_whole_has_no_second_end() {
+    let exchange = Arc::new(Exchange::default());
+    let mut host = Host::new(&exchange);
+    let peer = Peer::open(&exchange, Opening { flags: FLAG_END, body: b"body", ..opening(9, 9) }, b"l", b"f").unwrap();
+    peer.stream.push(b"more", false);
+    peer.stream.push_end(b"");
+    let told = host.drain();
+    assert_eq!(kinds(&told), [Event::Open as u8]);
+    assert_eq!((told[0].record.length, told[0].record.code, told[0].record.aux), (2, 1, 4));
+    assert_eq!(told[0].payload, b"lfbody");
+}
+
+#[test]
+fn a_stream_is_reset_once_whoever_does_it() {
+    let (_exchange, mut host, mut peer) = pair();
+    peer.inlet.fail(Reason::Protocol);
+    peer.inlet.fail(Reason::Timeout);
+    peer.inlet.push(b"late", false);
+    let order = peer.orders().remove(0);
+    assert_eq!((order.command, order.code), (Command::Reset, Reason::Protocol as u16));
+    peer.stream.fail(Reason::Internal);
+    drop(peer);
+    let told = host.drain();
+    assert_eq!((kinds(&told), told[0].record.code), (vec![Event::Reset as u8], Reason::Protocol as u16));
+}
+
+#[test]
+fn nothing_is_told_after_the_hosts_last_command() {
+    type Says = fn(Commands, u64) -> Commands;
+    let last: [Says; 4] = [
+        |says, id| says.head(id, 204, b"", b"", true),
+        |says, id| says.data(id, b"x", true),
+        |says, id| says.end(id, b""),
+        |says, id| says.reset(id, Reason::Cancelled),
+    ];
+    for says in last {
+        for takes in [false, true] {
+            let (exchange, mut host, mut peer) = pair();
+            assert!(peer.poll_credit().is_ready());
+            peer.stream.push(&bytes(0, WINDOW as usize), false);
+            assert!(peer.poll_credit().is_pending());
+            host.drain();
+            host.say(&says(Commands::default(), peer.id()));
+            assert_eq!(peer.poll_credit(), Poll::Ready(None));
+            if takes {
+                assert_eq!(peer.orders().len(), 1);
+                assert!(!peer.stream.is_live());
+                assert_eq!((peer.stream.credit(), exchange.counters().live), (0, 0));
+            }
+            peer.stream.sent(WINDOW as usize);
+            peer.stream.push(b"late", false);
+            peer.stream.push_end(b"late");
+            peer.inlet.fail(Reason::Protocol);
+            host.say(&Commands::default().data(peer.id(), b"late", true));
+            drop(peer);
+            assert_eq!(host.drain(), []);
+            let counters = exchange.counters();
+            assert_eq!((counters.live, counters.stale_commands), (0, 1));
+        }
+    }
+}
+
+#[test]
+fn a_dropped_stream_tells_why() {
+    let (exchange, mut host, peer) = pair();
+    drop(peer);
+    assert_eq!(host.drain()[0].record.code, Reason::Gone as u16);
+    let panicking = exchange.clone();
+    let thread = thread::spawn(move || {
+        let _peer = Peer::open(&panicking, opening(0, 0), b"", b"");
+        std::panic::resume_unwind(Box::new("the task of a stream panics"));
+    });
+    assert!(thread.join().is_err());
+    assert_eq!(host.drain()[1].record.code, Reason::Internal as u16);
+}
+
+#[test]
+fn a_reset_of_the_host_overtakes_what_it_said_before() {
+    let (_exchange, host, mut peer) = pair();
+    host.say(&Commands::default().data(peer.id(), b"never", false).reset(peer.id(), Reason::Cancelled));
+    assert_eq!(peer.orders().iter().map(|order| order.command).collect::<Vec<_>>(), [Command::Reset]);
+}
+
+// --- submit and apply ------------------------------------------------------------------------------------------
+
+#[test]
+fn submit_only_copies_and_wakes_whoever_applies() {
+    let (exchange, _host, mut peer) = pair();
+    assert!(peer.poll().is_pending());
+    let driver = Flag::new(&exchange);
+    exchange.apply(Some(&driver.waker()));
+    assert!(!driver.is_set());
+    let mut commands = Commands::default().data(peer.id(), b"first", false);
+    exchange.submit(&commands.records, &commands.arena).unwrap();
+    assert!(driver.take() && !peer.flag.is_set());
+    assert!(peer.poll().is_pending());
+    exchange.submit(&commands.records, &commands.arena).unwrap();
+    assert!(!driver.is_set(), "one wake-up is enough");
+    commands.arena.fill(0);
+    exchange.apply(Some(&driver.waker()));
+    assert!(peer.flag.take());
+    let orders = peer.orders();
+    assert_eq!(orders.iter().map(|order| &order.body[..]).collect::<Vec<_>>(), [b"first", b"first"]);
+    exchange.leave();
+    exchange.submit(&commands.records, &commands.arena).unwrap();
+    assert!(!driver.is_set(), "nobody drives");
+}
+
+#[test]
+fn payloads_arrive_whole_from_small_arenas_and_large_ones() {
+    for size in [10, 64 * 1024, 64 * 1024 + 1, 1024 * 1024] {
+        let exchange = Arc::new(Exchange::default());
+        let host = Host::new(&exchange);
+        let mut peer = Peer::open(&exchange, opening(0, u32::MAX), b"", b"").unwrap();
+        let (fields, body, more, trailers) = (bytes(1, 20), bytes(2, size), bytes(3, size / 2), bytes(4, 30));
+        let commands = Commands::default()
+            .inform(peer.id(), 103, b"link")
+            .head(peer.id(), 200, &fields, &body, false)
+            .data(peer.id(), &more, false)
+            .end(peer.id(), &trailers);
+        host.say(&commands);
+        let orders = peer.orders();
+        let pieces: Vec<(&[u8], &[u8])> = orders.iter().map(|order| (&order.head[..], &order.body[..])).collect();
+        assert_eq!(pieces, [(&b"link"[..], &[][..]), (&fields, &body), (&[], &more), (&trailers, &[])]);
+        assert_eq!(orders.iter().map(|order| order.code).collect::<Vec<_>>(), [103, 200, 0, 0]);
+        assert_eq!(orders.iter().map(|order| order.end).collect::<Vec<_>>(), [false, false, false, true]);
+    }
+}
+
+#[test]
+fn one_wrong_command_and_none_is_taken() {
+    let (exchange, _host, mut peer) = pair();
+    let good = Commands::default().data(peer.id(), b"good", false);
+    let wrong = |change: fn(&mut Record)| {
+        let mut record = good.records[0];
+        change(&mut record);
+        let error = exchange.submit(&[good.records[0], record], &good.arena).unwrap_err();
+        assert_eq!(error.status, Status::InvalidArgument);
+        error.text
+    };
+    assert_eq!(wrong(|record| record.kind = 0), "command 1: kind must be one of 1 to 6, found 0");
+    assert_eq!(wrong(|record| record.kind = 255), "command 1: kind must be one of 1 to 6, found 255");
+    assert_eq!(wrong(|record| record.length = 5), "command 1: payload ends at byte 5 of an arena of 4");
+    assert_eq!(
+        wrong(|record| (record.offset, record.length) = (u32::MAX, u32::MAX)),
+        "command 1: payload ends at byte 8589934590 of an arena of 4"
+    );
+    assert_eq!(
+        wrong(|record| (record.kind, record.code, record.aux) = (Command::Head as u8, 200, u32::MAX)),
+        "command 1: payload ends at byte 4294967299 of an arena of 4"
+    );
+    for (status, text) in [(0, "0"), (199, "199"), (1000, "1000")] {
+        let mut record = Record { kind: Command::Head as u8, code: status, ..good.records[0] };
+        record.length = 0;
+        let error = exchange.submit(&[record], &[]).unwrap_err();
+        assert_eq!(error.text, format!("command 0: status of HEAD must be 200 to 999, found {text}"));
+    }
+    assert_eq!(
+        wrong(|record| (record.kind, record.code) = (Command::Inform as u8, 200)),
+        "command 1: status of INFORM must be 100 to 199, found 200"
+    );
+    exchange.apply(None);
+    assert!(peer.poll().is_pending());
+    assert_eq!(exchange.counters().stale_commands, 0);
+}
+
+#[test]
+fn a_host_that_ignores_every_window_is_told_to_wait() {
+    let (exchange, host, mut peer) = pair();
+    let arena = vec![0; 64 * 1024 * 1024];
+    let commands = Commands::default().data(peer.id(), b"", false);
+    for _ in 0..4 {
+        exchange.submit(&commands.records, &arena).unwrap();
+    }
+    let error = exchange.submit(&commands.records, &[0]).unwrap_err();
+    assert_eq!((error.status, &error.text[..]), (Status::Busy, "268435456 bytes of commands wait already"));
+    exchange.submit(&commands.records, &[]).unwrap();
+    exchange.apply(None);
+    host.say(&Commands::default().end(peer.id(), b""));
+    assert_eq!(peer.orders().len(), 6);
+}
+
+// --- close, wake-ups ---------------------------------------------------------------------------------------------
+
+#[test]
+fn close_ends_streams_producers_and_the_host_after_its_last_event() {
+    let (exchange, mut host, mut peer) = pair();
+    host.say(&Commands::default().data(peer.id(), b"before", false));
+    assert_eq!(peer.orders().len(), 1);
+    let (producer, consumer) = (Flag::new(&exchange), Flag::new(&exchange));
+    assert!(exchange.poll_events(&Context::from_waker(&consumer.waker())).is_pending());
+    while exchange.poll_ready(&Context::from_waker(&producer.waker())).is_ready() {
+        exchange.announce(Event::Accept, 0, 0, 0, 0, b"");
+    }
+    consumer.take();
+    exchange.close();
+    assert!(peer.flag.take() && producer.take());
+    assert_eq!(peer.poll(), Poll::Ready(None));
+    assert!(exchange.poll_ready(&idle()).is_ready(), "nobody will make room");
+    assert!(Peer::open(&exchange, opening(0, 0), b"", b"").is_none());
+    drop(peer);
+    let told = host.drain();
+    assert_eq!((told.len(), told.last().unwrap().is(Event::Reset)), (4097, true));
+    let error = host.take().unwrap_err();
+    assert_eq!((error.status, &error.text[..]), (Status::Closed, "the runtime has stopped"));
+    assert!(exchange.poll_events(&idle()).is_ready());
+}
+
+#[test]
+fn the_host_is_woken_by_the_first_event_and_by_a_nudge() {
+    let (exchange, mut host, peer) = pair();
+    let consumer = Flag::new(&exchange);
+    let wait = || exchange.poll_events(&Context::from_waker(&consumer.waker())).is_pending();
+    assert!(wait());
+    peer.stream.push(b"x", false);
+    assert!(consumer.take() && !wait());
+    host.drain();
+    assert!(wait());
+    exchange.nudge();
+    assert!(consumer.take() && wait());
+    exchange.close();
+    assert!(consumer.take() && !wait());
+}
+
+/// Does, whenever it is woken, all one can do with an exchange.
+struct Busybody {
+    exchange: Arc<Exchange>,
+    host: Mutex<Option<Host>>,
+    woken: Mutex<u32>,
+}
+
+impl Wake for Busybody {
+    fn wake(self: Arc<Self>) {
+        *self.woken.lock().unwrap() += 1;
+        // Its own calls wake it again; once is enough there.
+        let Some(mut host) = self.host.lock().unwrap().take() else { return };
+        let waker: Waker = self.clone().into();
+        let context = Context::from_waker(&waker);
+        let mut stream = self.exchange.open(opening(9, 9), &waker, |_| 0);
+        let _ = self.exchange.poll_ready(&context);
+        let _ = self.exchange.poll_events(&context);
+        let _ = host.take();
+        let commands = Commands::default().data(stream.as_ref().map_or(0, |stream| stream.id()), b"x", true);
+        let _ = self.exchange.submit(&commands.records, &commands.arena);
+        self.exchange.apply(Some(&waker));
+        self.exchange.nudge();
+        self.exchange.leave();
+        if let Some(stream) = &mut stream {
+            let _ = stream.inlet().poll_credit(&context);
+            let _ = stream.poll_order(&mut Context::from_waker(&waker));
+            stream.inlet().fail(Reason::Gone);
+        }
+        drop(stream);
+        self.exchange.counters();
+        *self.host.lock().unwrap() = Some(host);
+    }
+}
+
+#[test]
+fn a_waker_may_do_anything() {
+    let (done, is_done) = channel();
+    // In a thread of its own, so that a deadlock is a failure and not a hang.
+    thread::spawn(move || {
+        let exchange = Arc::new(Exchange::default());
+        let host = Mutex::new(Some(Host::new(&exchange)));
+        let busybody = Arc::new(Busybody { exchange: exchange.clone(), host, woken: Mutex::new(0) });
+        let waker: Waker = busybody.clone().into();
+        let context = Context::from_waker(&waker);
+        let mut last = 0;
+        let mut woke = |what: &str| {
+            let woken = *busybody.woken.lock().unwrap();
+            assert!(woken > last, "{what} woke nobody");
+            last = woken;
+        };
+        let open = || exchange.open(opening(0, 10), &waker, |_| 0).unwrap();
+        let say = |commands: Commands| {
+            exchange.submit(&commands.records, &commands.arena).unwrap();
+            exchange.apply(Some(&waker));
+        };
+        let listen = || {
+            let mut host = Host::new(&exchange);
+            host.drain();
+            assert!(exchange.poll_events(&context).is_pending());
+        };
+        listen();
+        let stream = open();
+        woke("open");
+        listen();
+        stream.push(b"", false);
+        woke("push");
+        say(Commands::default().data(stream.id(), b"12", false));
+        woke("an order");
+        listen();
+        stream.sent(9);
+        exchange.announce(Event::Accept, 0, 0, 0, 0, b"");
+        woke("announce");
+        assert!(stream.inlet().poll_credit(&context).is_pending());
+        say(Commands::default().credit(stream.id(), 1));
+        woke("credit");
+        listen();
+        say(Commands::default().data(stream.id(), &[0; 99], false));
+        woke("an overflow");
+        listen();
+        open().inlet().fail(Reason::Gone);
+        woke("inlet.fail");
+        listen();
+        drop(open());
+        woke("drop");
+        listen();
+        exchange.nudge();
+        woke("nudge");
+        exchange.apply(Some(&waker));
+        exchange.submit(&[], &[]).unwrap();
+        woke("submit");
+        while exchange.poll_ready(&context).is_ready() {
+            exchange.announce(Event::Accept, 0, 0, 0, 0, b"");
+        }
+        Host::new(&exchange).take().unwrap();
+        woke("take");
+        let _stream = open();
+        exchange.close();
+        woke("close");
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(30)).expect("a waker was called under a lock, or see the panic above");
+}

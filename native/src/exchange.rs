@@ -9,15 +9,19 @@
 //!
 //! Wakers are called with no lock held: a waker may do anything, taking our locks included.
 
-use std::collections::VecDeque;
+mod stream;
+mod table;
+
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+pub use self::stream::{Inlet, Stream};
+use self::table::{State, body_length};
 use crate::batch::{BATCH_ARENA, BATCH_RECORDS, Batch};
 use crate::error::{Error, Result, Status};
-use crate::record::{Command, Event, FLAG_END, Protocol, Reason, Record};
+use crate::record::{Command, Event, FLAG_END, Protocol, Record};
 
 /// Events waiting for the host beyond which producers wait.
 const QUEUE_RECORDS: usize = 4096;
@@ -72,44 +76,6 @@ pub struct Counters {
 pub struct Exchange {
     state: Mutex<State>,
     inbox: Mutex<Inbox>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    filling: Queue,
-    taking: Queue,
-    taken: usize,
-    consumer: Option<Waker>,
-    producers: Vec<Waker>,
-    names: u64,
-    closed: bool,
-    counters: Counters,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    records: Vec<Record>,
-    arena: Vec<u8>,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    generation: u64,
-    live: bool,
-    parent: u64,
-    orders: VecDeque<Order>,
-    waker: Option<Waker>,
-    feeder: Option<Waker>,
-    credit: u32,
-    window: u32,
-    outstanding: u32,
-    returned: u32,
-    /// The peer's side is complete and the host was told.
-    ended: bool,
-    /// The host gave its last command, or the stream was broken off.
-    finished: bool,
 }
 
 #[derive(Debug, Default)]
@@ -381,294 +347,12 @@ impl Exchange {
     }
 }
 
-/// The protocol's end of one stream. Dropping it while the host still expects something tells RESET.
-#[derive(Debug)]
-pub struct Stream {
-    exchange: Arc<Exchange>,
-    id: u64,
-    live: bool,
-}
-
-impl Stream {
-    /// The stream's id.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// The host's next order; `None` when the exchange is closed or the last order was given.
-    ///
-    /// The order that ends the stream frees its slot: later commands are stale, and no event follows.
-    pub fn poll_order(&mut self, context: &Context<'_>) -> Poll<Option<Order>> {
-        if !self.live {
-            return Poll::Ready(None);
-        }
-        let mut state = self.exchange.lock();
-        let closed = state.closed;
-        let Some(slot) = state.slot(self.id) else {
-            self.live = false;
-            return Poll::Ready(None);
-        };
-        if let Some(order) = slot.orders.pop_front() {
-            if order.end {
-                self.live = false;
-                let feeder = state.release(self.id);
-                drop(state);
-                feeder.into_iter().for_each(Waker::wake);
-            }
-            return Poll::Ready(Some(order));
-        }
-        if closed {
-            return Poll::Ready(None);
-        }
-        match &slot.waker {
-            Some(known) if known.will_wake(context.waker()) => {}
-            _ => slot.waker = Some(context.waker().clone()),
-        }
-        Poll::Pending
-    }
-
-    /// Bytes that may be pushed now. Grows with CREDIT, which wakes the task that polls for orders.
-    pub fn credit(&self) -> u32 {
-        let mut state = self.exchange.lock();
-        if self.live { state.slot(self.id).map_or(0, |slot| slot.credit) } else { 0 }
-    }
-
-    /// Whether the host still listens: false once it gave its last order.
-    pub fn is_live(&self) -> bool {
-        self.live
-    }
-
-    /// Tells the host bytes of body. The caller keeps within [`Stream::credit`].
-    pub fn push(&self, data: &[u8], end: bool) {
-        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, data);
-    }
-
-    /// Tells the host that the peer's side is complete.
-    pub fn push_end(&self, trailers: &[u8]) {
-        self.exchange.tell(self.id, Event::End, FLAG_END, trailers);
-    }
-
-    /// `bytes` of what the host sent have left for the peer.
-    pub fn sent(&self, bytes: usize) {
-        if self.live && bytes > 0 {
-            self.exchange.sent(self.id, bytes);
-        }
-    }
-
-    /// A second hand on the stream, for a task that feeds it while another answers.
-    pub fn inlet(&self) -> Inlet {
-        Inlet { exchange: self.exchange.clone(), id: self.id }
-    }
-
-    /// Ends the stream early and tells the host why, unless it has already given its last order.
-    pub fn fail(&mut self, reason: Reason) {
-        if !std::mem::replace(&mut self.live, false) {
-            return;
-        }
-        let mut state = self.exchange.lock();
-        let Some(slot) = state.slot(self.id) else { return };
-        let (parent, finished) = (slot.parent, slot.finished);
-        let feeder = state.release(self.id);
-        if !finished {
-            let kind = Event::Reset as u8;
-            let record = Record { stream: self.id, parent, kind, flags: FLAG_END, code: reason as u16, ..Record::default() };
-            state.filling.push(record, &[]);
-        }
-        wake_consumer(state);
-        feeder.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// Feeds a stream from another task than the one that takes its orders.
-#[derive(Debug)]
-pub struct Inlet {
-    exchange: Arc<Exchange>,
-    id: u64,
-}
-
-impl Inlet {
-    /// Ready with the credit when there is some; with `None` when the host listens no more.
-    pub fn poll_credit(&self, context: &Context<'_>) -> Poll<Option<u32>> {
-        let mut state = self.exchange.lock();
-        match state.slot(self.id) {
-            None => Poll::Ready(None),
-            Some(slot) if slot.finished => Poll::Ready(None),
-            Some(slot) if slot.credit > 0 => Poll::Ready(Some(slot.credit)),
-            Some(slot) => {
-                slot.feeder = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-
-    /// The request went wrong while it was read: tells the host RESET, and the task that answers gets the same order.
-    pub fn fail(&self, reason: Reason) {
-        let mut state = self.exchange.lock();
-        let mut wakers = Vec::new();
-        state.break_off(self.id, reason, &mut wakers);
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// The queue the stream feeds.
-    pub fn exchange(&self) -> &Arc<Exchange> {
-        &self.exchange
-    }
-
-    /// Tells the host bytes of body.
-    pub fn push(&self, data: &[u8], end: bool) {
-        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, data);
-    }
-
-    /// Tells the host that the peer's side is complete.
-    pub fn push_end(&self, trailers: &[u8]) {
-        self.exchange.tell(self.id, Event::End, FLAG_END, trailers);
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.fail(if std::thread::panicking() { Reason::Internal } else { Reason::Gone });
-    }
-}
-
-impl State {
-    fn has_events(&self) -> bool {
-        self.taken < self.taking.records.len() || !self.filling.records.is_empty()
-    }
-
-    fn allot(&mut self, opening: &Opening<'_>, waker: &Waker) -> Option<u64> {
-        let index = match self.free.pop() {
-            Some(index) => index as usize,
-            None if self.slots.len() < 1 << INDEX_BITS => {
-                self.slots.push(Slot::default());
-                self.slots.len() - 1
-            }
-            None => return None,
-        };
-        self.counters.opened += 1;
-        self.counters.live += 1;
-        let slot = &mut self.slots[index];
-        slot.generation += 1;
-        slot.live = true;
-        slot.parent = opening.parent;
-        slot.credit = opening.credit;
-        slot.window = opening.window;
-        slot.outstanding = 0;
-        slot.returned = 0;
-        slot.ended = opening.flags & FLAG_END != 0;
-        slot.finished = false;
-        slot.waker = Some(waker.clone());
-        Some(slot.generation << INDEX_BITS | index as u64)
-    }
-
-    fn slot(&mut self, id: u64) -> Option<&mut Slot> {
-        let slot = self.slots.get_mut((id & ((1 << INDEX_BITS) - 1)) as usize)?;
-        (slot.live && slot.generation == id >> INDEX_BITS).then_some(slot)
-    }
-
-    /// Frees the slot; answers the waker of an inlet, to be woken without the lock.
-    #[must_use]
-    fn release(&mut self, id: u64) -> Option<Waker> {
-        let index = (id & ((1 << INDEX_BITS) - 1)) as usize;
-        let slot = &mut self.slots[index];
-        slot.live = false;
-        slot.waker = None;
-        let feeder = slot.feeder.take();
-        slot.orders.clear();
-        if slot.orders.capacity() > 64 {
-            slot.orders = VecDeque::new();
-        }
-        self.counters.live -= 1;
-        if slot.generation < MAX_GENERATION {
-            self.free.push(index as u32);
-        }
-        feeder
-    }
-
-    fn deliver(&mut self, id: u64, aux: u32, order: Order, wakers: &mut Vec<Waker>) {
-        let Some(slot) = self.slot(id) else {
-            self.counters.stale_commands += 1;
-            return;
-        };
-        if slot.finished {
-            self.counters.stale_commands += 1;
-            return;
-        }
-        wakers.extend(slot.waker.take());
-        match order.command {
-            Command::Credit => {
-                slot.credit = slot.credit.saturating_add(aux);
-                wakers.extend(slot.feeder.take());
-                return;
-            }
-            Command::Reset => slot.orders.clear(),
-            _ => {}
-        }
-        slot.outstanding = slot.outstanding.saturating_add(order.body.len() as u32);
-        if slot.outstanding > slot.window {
-            self.counters.overflows += 1;
-            self.break_off(id, Reason::Limit, wakers);
-            return;
-        }
-        slot.finished = order.end;
-        if order.end {
-            wakers.extend(slot.feeder.take());
-        }
-        slot.orders.push_back(order);
-    }
-}
-
-impl State {
-    /// Resets a stream towards both sides at once.
-    fn break_off(&mut self, id: u64, reason: Reason, wakers: &mut Vec<Waker>) {
-        let Some(slot) = self.slot(id) else { return };
-        if std::mem::replace(&mut slot.finished, true) {
-            return;
-        }
-        let (parent, code) = (slot.parent, reason as u16);
-        slot.orders.clear();
-        let (head, body) = (Bytes::new(), Bytes::new());
-        slot.orders.push_back(Order { command: Command::Reset, end: true, code, head, body });
-        wakers.extend(slot.waker.take());
-        wakers.extend(slot.feeder.take());
-        let kind = Event::Reset as u8;
-        self.filling.push(Record { stream: id, parent, kind, flags: FLAG_END, code, ..Record::default() }, &[]);
-        wakers.extend(self.consumer.take());
-    }
-}
-
-impl Queue {
-    fn is_full(&self) -> bool {
-        self.records.len() >= QUEUE_RECORDS || self.arena.len() >= QUEUE_ARENA
-    }
-
-    fn push(&mut self, mut record: Record, payload: &[u8]) {
-        record.offset = self.arena.len() as u32;
-        record.length = payload.len() as u32;
-        self.arena.extend_from_slice(payload);
-        self.records.push(record);
-    }
-
-    fn clear(&mut self) {
-        self.records.clear();
-        self.arena.clear();
-        // A burst must not keep its peak memory for ever.
-        self.arena.shrink_to(BATCH_ARENA);
-        self.records.shrink_to(QUEUE_RECORDS);
-    }
-}
-
 fn wake_consumer(mut state: MutexGuard<'_, State>) {
     let consumer = state.consumer.take();
     drop(state);
     if let Some(waker) = consumer {
         waker.wake();
     }
-}
-
-fn body_length(record: &Record) -> u32 {
-    if record.kind == Event::Open as u8 { record.aux } else { 0 }
 }
 
 fn check(record: &Record, arena: usize) -> std::result::Result<(), String> {

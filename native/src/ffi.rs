@@ -225,8 +225,9 @@ pub unsafe extern "C" fn sn_bind(
 ) -> Status {
     guard(|| {
         // SAFETY: non-null pointers are what the header says.
-        let (runtime, options, out) =
-            unsafe { (borrow(runtime, "runtime")?, borrow(options, "options")?, borrow_mut(out_listener, "out_listener")?) };
+        let (runtime, options, out) = unsafe {
+            (borrow(runtime, "runtime")?, borrow(options, "options")?, borrow_mut(out_listener, "out_listener")?)
+        };
         // SAFETY: `address` has its length.
         let address = unsafe { text(options.address, "options.address")? };
         let address = address.parse().map_err(|_| {
@@ -408,7 +409,9 @@ pub unsafe extern "C" fn sn_submit(
 ) -> Status {
     guard(|| {
         if count > MAX_RECORDS || arena_length > MAX_ARENA {
-            let text = format!("at most {MAX_RECORDS} records and {MAX_ARENA} bytes fit one submit, found {count} and {arena_length}");
+            let text = format!(
+                "at most {MAX_RECORDS} records and {MAX_ARENA} bytes fit one submit, found {count} and {arena_length}"
+            );
             return Err(Error::invalid(text));
         }
         // SAFETY: non-null pointers are what the header says.

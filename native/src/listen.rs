@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use crate::connections::Connections;
@@ -58,6 +59,9 @@ pub struct Listener {
 /// Pauses after a failed accept: out of descriptors, the next try would fail too.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Refused connections that may be lingering, and for how long.
+const REFUSALS: usize = 64;
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 impl Bound {
     /// Binds and listens in the kernel, so that the port is known; connections wait in the backlog.
@@ -103,13 +107,8 @@ impl Bound {
         connections.heed(&self.binding.limits);
         let listener = TcpListener::from_std(self.socket.into())
             .map_err(|cause| Error::io(format!("cannot accept on {}", self.address), &cause))?;
-        let site = Arc::new(http::Site::new(
-            id,
-            exchange.clone(),
-            self.binding.limits,
-            self.binding.http2,
-            self.routes,
-        ));
+        let site =
+            Arc::new(http::Site::new(id, exchange.clone(), self.binding.limits, self.binding.http2, self.routes));
         let task = tokio::spawn(accept(listener, site, connections.clone()));
         Ok(Listener { id, task: task.abort_handle() })
     }
@@ -130,6 +129,7 @@ impl Drop for Listener {
 
 async fn accept(listener: TcpListener, site: Arc<http::Site>, connections: Arc<Connections>) {
     let mut pause = FIRST_PAUSE;
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
@@ -140,7 +140,7 @@ async fn accept(listener: TcpListener, site: Arc<http::Site>, connections: Arc<C
                         let local = socket.local_addr().unwrap_or(peer);
                         tokio::spawn(http::serve(socket, peer, local, member, site.clone()));
                     }
-                    Err(_) => refuse(socket),
+                    Err(_) => refuse(socket, &refusals),
                 }
             }
             // The peer was gone before we took it: nothing is wrong here.
@@ -155,12 +155,21 @@ async fn accept(listener: TcpListener, site: Arc<http::Site>, connections: Arc<C
     }
 }
 
-/// Turns a connection away: HTTP clients understand 503, all others a close.
-fn refuse(mut socket: TcpStream) {
+/// Turns a connection away: HTTP clients understand 503, all others a close. The peer's request is read away first, because a
+/// close with unread input sends RST and may destroy the answer. At most `REFUSALS` wait for that, further ones are only closed.
+fn refuse(mut socket: TcpStream, refusals: &Arc<Semaphore>) {
+    let Ok(permit) = refusals.clone().try_acquire_owned() else { return };
     tokio::spawn(async move {
-        let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
-        // Fits any send buffer, so it either goes at once or the peer is gone; there is nobody to tell about a failure.
-        let _ = socket.write_all(answer).await;
-        let _ = socket.shutdown().await;
+        let answer =
+            b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
+        let farewell = async {
+            // Fits any send buffer; a failure means that the peer has gone, and there is nobody to tell.
+            if socket.write_all(answer).await.is_ok() && socket.shutdown().await.is_ok() {
+                let mut room = [0; 4096];
+                while socket.read(&mut room).await.is_ok_and(|count| count > 0) {}
+            }
+        };
+        let _ = tokio::time::timeout(REFUSAL_TIME, farewell).await;
+        drop(permit);
     });
 }

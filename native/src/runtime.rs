@@ -5,10 +5,13 @@
 //! host's absences are long; the policy is in [`Absences`]. `io_threads = 1`: the standby always drives.
 //! `io_threads >= 2`: a multi-thread runtime drives itself. The exchange is the same in all three (ADR 0002).
 
+mod seat;
+mod stop;
+
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
@@ -20,19 +23,14 @@ use std::os::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use self::seat::{Absences, Seat, stand_by};
+use self::stop::wind_down;
 use crate::batch::Batch;
 use crate::connections::{Connections, Phase};
 use crate::error::{Error, Result, Status};
 use crate::exchange::Exchange;
 use crate::listen::{Bound, Listener};
 use crate::record::Event;
-
-/// How long the host may stay away before the standby looks after the sockets.
-const TICK: Duration = Duration::from_millis(20);
-/// Time between the notice to handlers (DRAIN) and the deadline, at most; a quarter of the grace if that is less.
-const NOTICE: Duration = Duration::from_secs(1);
-/// After the deadline tasks get this long to write their resets.
-const KILL_TIME: Duration = Duration::from_secs(1);
 
 /// A running core: one tokio runtime, one exchange, any number of listeners.
 #[derive(Debug)]
@@ -55,53 +53,6 @@ struct Inner {
     signal: Mutex<Option<Waker>>,
     woken: AtomicBool,
     deadline: watch::Sender<Option<Instant>>,
-}
-
-/// The right to drive, and what the two threads that may have it tell each other.
-#[derive(Debug, Default)]
-struct Seat {
-    taken: Mutex<()>,
-    epoch: AtomicU32,
-    inside: AtomicBool,
-    dozing: AtomicBool,
-    sticky: AtomicBool,
-    hand_back: AtomicBool,
-    stop: AtomicBool,
-    driver: Mutex<Option<Waker>>,
-    standby: Mutex<Option<Thread>>,
-}
-
-/// Decides from the host's absences between two `next` whether it should drive: the state behind `sticky`.
-#[derive(Debug, Default)]
-struct Absences {
-    left: Option<Instant>,
-    slow: u32,
-    quick: u32,
-}
-
-impl Absences {
-    /// An absence this long is a handler at work or a fight for the GIL, and holds every other connection up.
-    const SLOW: Duration = Duration::from_millis(3);
-    const QUICK: Duration = Duration::from_millis(1);
-    /// Slow absences that make the standby go on driving.
-    const STICK: u32 = 4;
-    /// Quick absences in a row that give the driving back, or take one slow absence off the count.
-    const RELEASE: u32 = 64;
-
-    /// Judges one absence; answers whether the standby should drive from now on.
-    fn judge(&mut self, absence: Duration, sticky: bool) -> bool {
-        if absence >= Self::SLOW {
-            self.slow = (self.slow + 1).min(Self::STICK);
-            self.quick = 0;
-        } else if absence < Self::QUICK {
-            self.quick += 1;
-            if self.quick >= Self::RELEASE {
-                self.quick = 0;
-                self.slow = if sticky { 0 } else { self.slow.saturating_sub(1) };
-            }
-        }
-        if sticky { self.slow > 0 } else { self.slow >= Self::STICK }
-    }
 }
 
 impl Runtime {
@@ -205,6 +156,8 @@ impl Runtime {
                 self.inner.exchange.announce(Event::Closed, id, 0, 0, 0, &[]);
             }
             let (exchange, connections) = (self.inner.exchange.clone(), self.inner.connections.clone());
+            // At once, not in the task: an answer given right after this call already says `connection: close`.
+            connections.set_phase(Phase::Drain);
             self.inner.tokio.spawn(wind_down(exchange, connections, self.inner.deadline.subscribe()));
         }
     }
@@ -399,114 +352,6 @@ impl Inner {
     }
 }
 
-impl Seat {
-    /// Takes the seat for the host; the standby hands it back first if it has it.
-    fn claim(&self) -> MutexGuard<'_, ()> {
-        if let Ok(guard) = self.taken.try_lock() {
-            return guard;
-        }
-        self.hand_back.store(true, Ordering::SeqCst);
-        self.wake_driver();
-        let guard = lock(&self.taken);
-        self.hand_back.store(false, Ordering::SeqCst);
-        guard
-    }
-
-    fn wake_driver(&self) {
-        let driver = lock(&self.driver).clone();
-        if let Some(driver) = driver {
-            driver.wake();
-        }
-    }
-
-    fn wake_standby(&self) {
-        if let Some(standby) = &*lock(&self.standby) {
-            standby.unpark();
-        }
-    }
-
-    /// Blocks the standby until it is needed; false when it should end.
-    fn wait_for_absence(&self) -> bool {
-        let mut last = self.epoch.load(Ordering::SeqCst);
-        loop {
-            if self.stop.load(Ordering::SeqCst) {
-                return false;
-            }
-            if self.sticky.load(Ordering::SeqCst) {
-                return true;
-            }
-            thread::park_timeout(TICK);
-            let epoch = self.epoch.load(Ordering::SeqCst);
-            let same = epoch == std::mem::replace(&mut last, epoch);
-            if !same {
-                continue;
-            }
-            if !self.inside.load(Ordering::SeqCst) {
-                return true;
-            }
-            // The host has waited inside for a whole tick: nothing to do until it leaves. It checks `dozing` after it has
-            // moved `epoch`, we check `epoch` after we have set `dozing`: one of the two sees the other.
-            self.dozing.store(true, Ordering::SeqCst);
-            let asleep = || !self.stop.load(Ordering::SeqCst) && !self.sticky.load(Ordering::SeqCst);
-            while asleep() && self.epoch.load(Ordering::SeqCst) == epoch {
-                thread::park();
-            }
-            self.dozing.store(false, Ordering::SeqCst);
-        }
-    }
-}
-
-fn stand_by(inner: &Inner) {
-    let seat = &inner.seat;
-    while seat.wait_for_absence() {
-        let guard = lock(&seat.taken);
-        inner.tokio.block_on(poll_fn(|context| {
-            *lock(&seat.driver) = Some(context.waker().clone());
-            inner.exchange.apply(Some(context.waker()));
-            let hand_back = seat.hand_back.load(Ordering::SeqCst) || seat.stop.load(Ordering::SeqCst);
-            if hand_back { Poll::Ready(()) } else { Poll::Pending }
-        }));
-        *lock(&seat.driver) = None;
-        inner.exchange.leave();
-        drop(guard);
-        // The host waits for the seat: let it have it before we ask again.
-        while seat.hand_back.load(Ordering::SeqCst) && !seat.stop.load(Ordering::SeqCst) {
-            thread::yield_now();
-        }
-    }
-}
-
-async fn wind_down(
-    exchange: Arc<Exchange>,
-    connections: Arc<Connections>,
-    mut deadline: watch::Receiver<Option<Instant>>,
-) {
-    connections.set_phase(Phase::Drain);
-    let begun = Instant::now();
-    let mut told = false;
-    loop {
-        let until = (*deadline.borrow_and_update()).unwrap_or(begun);
-        let notice = NOTICE.min(until.saturating_duration_since(begun) / 4);
-        let pause = if told { until } else { until.checked_sub(notice).unwrap_or(until) };
-        tokio::select! {
-            biased;
-            () = connections.wait_empty() => break,
-            changed = deadline.changed() => if changed.is_err() { break },
-            () = tokio::time::sleep_until(pause.into()) => {
-                if told {
-                    connections.set_phase(Phase::Kill);
-                    // Only a task that cannot be woken is left after this, and dropping the runtime ends that.
-                    let _ = tokio::time::timeout(KILL_TIME, connections.wait_empty()).await;
-                    break;
-                }
-                told = true;
-                exchange.announce(Event::Drain, 0, 0, 0, notice.as_millis() as u32, &[]);
-            }
-        }
-    }
-    exchange.close();
-}
-
 /// Wakes a thread that waits in [`Inner::wait`].
 struct Parked(Thread);
 
@@ -541,41 +386,4 @@ fn defer<T>(context: &mut Context<'_>) -> Poll<T> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poison| poison.into_inner())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn judged(absences: &mut Absences, sticky: &mut bool, milliseconds: u64, times: u32) {
-        for _ in 0..times {
-            *sticky = absences.judge(Duration::from_millis(milliseconds), *sticky);
-        }
-    }
-
-    #[test]
-    fn long_absences_stick_and_quick_ones_release() {
-        let (mut absences, mut sticky) = (Absences::default(), false);
-        judged(&mut absences, &mut sticky, 5, Absences::STICK - 1);
-        assert!(!sticky);
-        judged(&mut absences, &mut sticky, 5, 1);
-        assert!(sticky);
-        judged(&mut absences, &mut sticky, 0, Absences::RELEASE - 1);
-        assert!(sticky);
-        judged(&mut absences, &mut sticky, 5, 1);
-        judged(&mut absences, &mut sticky, 0, Absences::RELEASE - 1);
-        assert!(sticky, "a slow absence starts the count of quick ones again");
-        judged(&mut absences, &mut sticky, 0, 1);
-        assert!(!sticky);
-    }
-
-    #[test]
-    fn rare_long_absences_never_stick() {
-        let (mut absences, mut sticky) = (Absences::default(), false);
-        for _ in 0..100 {
-            judged(&mut absences, &mut sticky, 50, 1);
-            judged(&mut absences, &mut sticky, 0, Absences::RELEASE);
-            assert!(!sticky);
-        }
-    }
 }

@@ -25,21 +25,62 @@ const QUEUE_ARENA: usize = 4 * 1024 * 1024;
 /// What one side does. `at` chooses among all streams there have been, so many steps come too late.
 #[derive(Clone, Debug)]
 enum Step {
-    Open { credit: u32, window: u32, line: usize, fields: usize, body: usize, end: bool },
-    Push { at: Index, size: usize, end: bool, inlet: bool },
-    Burst { at: Index, count: usize, size: usize },
-    PushEnd { at: Index, size: usize, inlet: bool },
-    PollOrders { at: Index, most: usize },
-    PollCredit { at: Index },
-    Sent { at: Index, bytes: usize },
-    Fail { at: Index, inlet: bool },
-    Drop { at: Index },
-    Announce { size: usize, log: bool },
-    Submit { says: Vec<(Index, Say)>, wrong: Option<(Index, Wrong)> },
+    Open {
+        credit: u32,
+        window: u32,
+        line: usize,
+        fields: usize,
+        body: usize,
+        end: bool,
+    },
+    Push {
+        at: Index,
+        size: usize,
+        end: bool,
+        inlet: bool,
+    },
+    /// A stream of its own that fills the queue.
+    Flood {
+        count: usize,
+        size: usize,
+    },
+    PushEnd {
+        at: Index,
+        size: usize,
+        inlet: bool,
+    },
+    PollOrders {
+        at: Index,
+        most: usize,
+    },
+    PollCredit {
+        at: Index,
+    },
+    Sent {
+        at: Index,
+        bytes: usize,
+    },
+    Fail {
+        at: Index,
+        inlet: bool,
+    },
+    Drop {
+        at: Index,
+    },
+    Announce {
+        size: usize,
+        log: bool,
+    },
+    Submit {
+        says: Vec<(Index, Say)>,
+        wrong: Option<(Index, Wrong)>,
+    },
     Apply,
     WaitForRoom,
     WaitForEvents,
-    Take,
+    Take {
+        count: usize,
+    },
     Close,
 }
 
@@ -92,6 +133,7 @@ struct World {
     host: Host,
     streams: Vec<Known>,
     filling: VecDeque<Told>,
+    filling_bytes: usize,
     taking: VecDeque<Told>,
     inbox: Vec<(u64, u32, Order)>,
     log: Vec<Told>,
@@ -123,6 +165,7 @@ impl World {
             exchange,
             streams: Vec::new(),
             filling: VecDeque::new(),
+            filling_bytes: 0,
             taking: VecDeque::new(),
             inbox: Vec::new(),
             log: Vec::new(),
@@ -146,7 +189,7 @@ impl World {
     }
 
     fn is_full(&self) -> bool {
-        self.filling.len() >= QUEUE_RECORDS || size_of_all(&self.filling) >= QUEUE_ARENA
+        self.filling.len() >= QUEUE_RECORDS || self.filling_bytes >= QUEUE_ARENA
     }
 
     fn has_room(&self) -> bool {
@@ -157,6 +200,7 @@ impl World {
 
     fn tell(&mut self, event: Event, record: Record, payload: &[u8]) {
         self.filling.push_back(Told::new(event, record, payload));
+        self.filling_bytes += payload.len();
         self.must_tell |= self.events_awaited;
         self.events_awaited = false;
     }
@@ -176,14 +220,15 @@ impl World {
                 let Some(at) = self.choose(at) else { return };
                 self.push(at, data, *end, *inlet);
             }
-            Step::Burst { at, count, size } => {
-                let Some(at) = self.choose(at) else { return };
+            Step::Flood { count, size } => {
+                let before = self.streams.len();
+                self.open(1 << 30, 2, b"flood", b"", b"", false);
                 for _ in 0..*count {
-                    if !self.has_room() || self.streams[at].credit < *size as u32 {
+                    if before == self.streams.len() || !self.has_room() {
                         break;
                     }
                     let data = self.bytes(*size);
-                    self.push(at, data, false, false);
+                    self.push(before, data, false, false);
                 }
             }
             Step::PushEnd { at, size, inlet } => {
@@ -255,8 +300,13 @@ impl World {
                 assert_eq!(self.exchange.has_events(), has_events);
                 self.events_awaited = !ready;
             }
-            Step::Take => {
-                self.take();
+            Step::Take { count } => {
+                for _ in 0..*count {
+                    if !self.take() {
+                        break;
+                    }
+                    self.check();
+                }
             }
             Step::Close => self.close(),
         }
@@ -535,6 +585,7 @@ impl World {
         let got = self.host.take();
         if self.taking.is_empty() {
             std::mem::swap(&mut self.taking, &mut self.filling);
+            self.filling_bytes = 0;
         }
         let (mut expected, mut bytes) = (Vec::new(), 0);
         while let Some(told) = self.taking.front()
@@ -567,7 +618,7 @@ impl World {
     fn check(&self) {
         let expected = Counters {
             queued_records: (self.taking.len() + self.filling.len()) as u64,
-            queued_bytes: (size_of_all(&self.taking) + size_of_all(&self.filling)) as u64,
+            queued_bytes: (size_of_all(&self.taking) + self.filling_bytes) as u64,
             ..self.counters
         };
         assert_eq!(self.exchange.counters(), expected);
@@ -686,8 +737,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(credit, window, line, fields, body, end)| Step::Open { credit, window, line, fields, body, end }),
         8 => (at(), size(), prop::bool::weighted(0.1), any::<bool>())
             .prop_map(|(at, size, end, inlet)| Step::Push { at, size, end, inlet }),
-        1 => (at(), 1..3_000usize, prop_oneof![0..8usize, 0..1_500usize])
-            .prop_map(|(at, count, size)| Step::Burst { at, count, size }),
+        1 => (1..6_000usize, prop_oneof![2 => 0..8usize, 1 => 500..4_000usize])
+            .prop_map(|(count, size)| Step::Flood { count, size }),
         1 => (at(), 0..64usize, any::<bool>()).prop_map(|(at, size, inlet)| Step::PushEnd { at, size, inlet }),
         6 => (at(), 1..5usize).prop_map(|(at, most)| Step::PollOrders { at, most }),
         3 => at().prop_map(|at| Step::PollCredit { at }),
@@ -698,10 +749,10 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (vec((at(), say()), 0..6), prop::option::weighted(0.1, wrong))
             .prop_map(|(says, wrong)| Step::Submit { says, wrong }),
         8 => Just(Step::Apply),
-        2 => Just(Step::WaitForRoom),
+        4 => Just(Step::WaitForRoom),
         2 => Just(Step::WaitForEvents),
-        5 => Just(Step::Take),
-        1 => prop::bool::weighted(0.05).prop_map(|close| if close { Step::Close } else { Step::Take }),
+        5 => prop_oneof![Just(1), 1..12usize].prop_map(|count| Step::Take { count }),
+        1 => prop::bool::weighted(0.05).prop_map(|close| if close { Step::Close } else { Step::Apply }),
     ]
 }
 

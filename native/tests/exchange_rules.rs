@@ -464,7 +464,7 @@ impl Wake for Busybody {
         self.exchange.leave();
         if let Some(stream) = &mut stream {
             let _ = stream.inlet().poll_credit(&context);
-            let _ = stream.poll_order(&mut Context::from_waker(&waker));
+            let _ = stream.poll_order(&Context::from_waker(&waker));
             stream.inlet().fail(Reason::Gone);
         }
         drop(stream);

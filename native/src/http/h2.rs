@@ -3,25 +3,28 @@
 //! Reading: a frame is taken from hyper, which returns its window to the peer, only while the host has credit. Writing: hyper
 //! asks for the next piece only when the peer's window is open; a piece counts as sent when h2 lets go of it.
 
+mod body;
+mod prefixed;
+
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::body::Outgoing;
+use self::prefixed::Prefixed;
 use super::guard::is_authority;
 use super::heads::{is_hop_by_hop, pairs};
 use super::routes::Route;
@@ -45,12 +48,8 @@ struct Shared {
 pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, mut connection: Connection) {
     connection.announce();
     let limits = connection.site.limits;
-    let shared = Arc::new(Shared {
-        connection,
-        streams: AtomicU64::new(0),
-        held: AtomicU64::new(0),
-        taken: AtomicU64::new(0),
-    });
+    let shared =
+        Arc::new(Shared { connection, streams: AtomicU64::new(0), held: AtomicU64::new(0), taken: AtomicU64::new(0) });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -330,7 +329,9 @@ fn respond(order: Order, stream: Stream, method: &Method, counted: Counted) -> R
         site.exchange.announce(Event::Log, 0, site.listener, 40, 0, text.as_bytes());
     };
     let head = match fields(&order.head) {
-        Ok(fields) => StatusCode::from_u16(order.code).map(|status| (status, fields)).map_err(|error| error.to_string()),
+        Ok(fields) => {
+            StatusCode::from_u16(order.code).map(|status| (status, fields)).map_err(|error| error.to_string())
+        }
         Err(text) => Err(text),
     };
     let (status, mut fields) = match head {
@@ -406,173 +407,9 @@ fn fields(block: &[u8]) -> Result<HeaderMap, String> {
     for (name, value) in pairs(block)?.filter(|(name, _)| !is_hop_by_hop(name)) {
         let text = || String::from_utf8_lossy(name).into_owned();
         let name = HeaderName::from_lowercase(name).map_err(|_| format!("header name {:?} is no token", text()))?;
-        let value = HeaderValue::from_bytes(value).map_err(|_| format!("value of header {:?} has a control", text()))?;
+        let value =
+            HeaderValue::from_bytes(value).map_err(|_| format!("value of header {:?} has a control", text()))?;
         fields.append(name, value);
     }
     Ok(fields)
-}
-
-/// A response body: what came with the head, then the host's further orders.
-#[derive(Debug)]
-struct Outgoing {
-    first: Option<Bytes>,
-    end: bool,
-    left: Option<u64>,
-    silent: bool,
-    id: u64,
-    stream: Option<Stream>,
-    counted: Counted,
-}
-
-impl Outgoing {
-    fn fixed(body: Bytes, counted: Counted) -> Outgoing {
-        let first = Some(body).filter(|body| !body.is_empty());
-        Outgoing { first, end: true, left: None, silent: false, id: 0, stream: None, counted }
-    }
-
-    fn piece(&self, bytes: Bytes) -> Frame<Piece> {
-        let shared = self.counted.0.clone();
-        shared.held.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Frame::data(Piece { size: bytes.len(), bytes, id: self.id, shared })
-    }
-
-    /// Counts against the declared content-length; an error resets the stream rather than lie about the end.
-    fn count(&mut self, order: &Order) -> Result<(), Abandoned> {
-        let Some(left) = self.left else { return Ok(()) };
-        let left = left.checked_sub(order.body.len() as u64).ok_or(Abandoned)?;
-        self.left = Some(left);
-        if order.end && left > 0 { Err(Abandoned) } else { Ok(()) }
-    }
-}
-
-impl Body for Outgoing {
-    type Data = Piece;
-    type Error = Abandoned;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, Abandoned>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(self.piece(first))));
-        }
-        loop {
-            if self.end {
-                return Poll::Ready(None);
-            }
-            let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-            let order = match stream.poll_order(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(Some(Err(Abandoned))),
-                Poll::Ready(Some(order)) => order,
-            };
-            match order.command {
-                Command::Data | Command::End => {}
-                Command::Credit => continue,
-                Command::Head | Command::Reset | Command::Inform => return Poll::Ready(Some(Err(Abandoned))),
-            }
-            if self.silent {
-                self.counted.0.connection.site.exchange.sent(self.id, order.body.len());
-                self.end = order.end;
-                continue;
-            }
-            if let Err(abandoned) = self.count(&order) {
-                return Poll::Ready(Some(Err(abandoned)));
-            }
-            self.end = order.end;
-            if order.command == Command::End && !order.head.is_empty() {
-                return match fields(&order.head) {
-                    Ok(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                    Err(_) => Poll::Ready(Some(Err(Abandoned))),
-                };
-            }
-            if !order.body.is_empty() {
-                return Poll::Ready(Some(Ok(self.piece(order.body))));
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.end && self.first.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        // The length is in the fields already; an exact hint would make hyper add one where none belongs.
-        SizeHint::default()
-    }
-}
-
-/// Body bytes in h2's hands. Dropped when they are written, or when the stream is reset.
-#[derive(Debug)]
-struct Piece {
-    bytes: Bytes,
-    size: usize,
-    id: u64,
-    shared: Arc<Shared>,
-}
-
-impl Buf for Piece {
-    fn remaining(&self) -> usize {
-        self.bytes.remaining()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.bytes.chunk()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        self.shared.held.fetch_sub(self.size as u64, Ordering::Relaxed);
-        self.shared.taken.fetch_add(1, Ordering::Relaxed);
-        self.shared.connection.site.exchange.sent(self.id, self.size);
-    }
-}
-
-/// A transport whose first bytes were read already.
-#[derive(Debug)]
-struct Prefixed<S> {
-    first: Bytes,
-    socket: S,
-}
-
-impl<S: Transport> AsyncRead for Prefixed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.socket).poll_read(context, buffer);
-        }
-        let count = self.first.len().min(buffer.remaining());
-        buffer.put_slice(&self.first.split_to(count));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: Transport> AsyncWrite for Prefixed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
 }

@@ -85,8 +85,7 @@ impl Connection {
             return;
         }
         let (peer, local) = (self.peer, self.local);
-        let payload =
-            format!("{}\0{}\0{}\0{}\0http", peer.ip(), peer.port(), local.ip(), local.port());
+        let payload = format!("{}\0{}\0{}\0{}\0http", peer.ip(), peer.port(), local.ip(), local.port());
         self.site.exchange.announce(Event::Accept, self.member.id(), self.site.listener, 0, 0, payload.as_bytes());
     }
 
@@ -149,7 +148,11 @@ async fn detect(socket: &mut TcpStream, connection: &Connection, first: &mut Vec
                 Poll::Ready(Err(cause)) => return Poll::Ready(Err(cause)),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
                     // Half-closed after less than a request line, or at once: nobody waits for an answer to nothing.
-                    return Poll::Ready(if first.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(false) });
+                    return Poll::Ready(if first.is_empty() {
+                        Err(io::ErrorKind::UnexpectedEof.into())
+                    } else {
+                        Ok(false)
+                    });
                 }
                 Poll::Ready(Ok(())) => first.extend_from_slice(buffer.filled()),
             }

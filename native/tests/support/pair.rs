@@ -90,7 +90,7 @@ impl Peer {
 
     pub fn poll(&mut self) -> Poll<Option<Order>> {
         self.flag.take();
-        self.stream.poll_order(&mut Context::from_waker(&self.flag.waker()))
+        self.stream.poll_order(&Context::from_waker(&self.flag.waker()))
     }
 
     pub fn poll_credit(&self) -> Poll<Option<u32>> {

@@ -1,0 +1,159 @@
+//! The protocol's hands on one stream.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::{Exchange, Order, wake_consumer};
+use crate::record::{Event, FLAG_END, Reason, Record};
+
+/// The protocol's end of one stream. Dropping it while the host still expects something tells RESET.
+#[derive(Debug)]
+pub struct Stream {
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) id: u64,
+    pub(super) live: bool,
+}
+
+impl Stream {
+    /// The stream's id.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The host's next order; `None` when the exchange is closed or the last order was given.
+    ///
+    /// The order that ends the stream frees its slot: later commands are stale, and no event follows.
+    pub fn poll_order(&mut self, context: &Context<'_>) -> Poll<Option<Order>> {
+        if !self.live {
+            return Poll::Ready(None);
+        }
+        let mut state = self.exchange.lock();
+        let closed = state.closed;
+        let Some(slot) = state.slot(self.id) else {
+            self.live = false;
+            return Poll::Ready(None);
+        };
+        if let Some(order) = slot.orders.pop_front() {
+            if order.end {
+                self.live = false;
+                let feeder = state.release(self.id);
+                drop(state);
+                feeder.into_iter().for_each(Waker::wake);
+            }
+            return Poll::Ready(Some(order));
+        }
+        if closed {
+            return Poll::Ready(None);
+        }
+        match &slot.waker {
+            Some(known) if known.will_wake(context.waker()) => {}
+            _ => slot.waker = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Bytes that may be pushed now. Grows with CREDIT, which wakes the task that polls for orders.
+    pub fn credit(&self) -> u32 {
+        let mut state = self.exchange.lock();
+        if self.live { state.slot(self.id).map_or(0, |slot| slot.credit) } else { 0 }
+    }
+
+    /// Whether the host still listens: false once it gave its last order.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Tells the host bytes of body. The caller keeps within [`Stream::credit`].
+    pub fn push(&self, data: &[u8], end: bool) {
+        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, data);
+    }
+
+    /// Tells the host that the peer's side is complete.
+    pub fn push_end(&self, trailers: &[u8]) {
+        self.exchange.tell(self.id, Event::End, FLAG_END, trailers);
+    }
+
+    /// `bytes` of what the host sent have left for the peer.
+    pub fn sent(&self, bytes: usize) {
+        if self.live && bytes > 0 {
+            self.exchange.sent(self.id, bytes);
+        }
+    }
+
+    /// A second hand on the stream, for a task that feeds it while another answers.
+    pub fn inlet(&self) -> Inlet {
+        Inlet { exchange: self.exchange.clone(), id: self.id }
+    }
+
+    /// Ends the stream early and tells the host why, unless it has already given its last order.
+    pub fn fail(&mut self, reason: Reason) {
+        if !std::mem::replace(&mut self.live, false) {
+            return;
+        }
+        let mut state = self.exchange.lock();
+        let Some(slot) = state.slot(self.id) else { return };
+        let (parent, finished) = (slot.parent, slot.finished);
+        let feeder = state.release(self.id);
+        if !finished {
+            let kind = Event::Reset as u8;
+            let record =
+                Record { stream: self.id, parent, kind, flags: FLAG_END, code: reason as u16, ..Record::default() };
+            state.filling.push(record, &[]);
+        }
+        wake_consumer(state);
+        feeder.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.fail(if std::thread::panicking() { Reason::Internal } else { Reason::Gone });
+    }
+}
+
+/// Feeds a stream from another task than the one that takes its orders.
+#[derive(Debug)]
+pub struct Inlet {
+    exchange: Arc<Exchange>,
+    id: u64,
+}
+
+impl Inlet {
+    /// Ready with the credit when there is some; with `None` when the host listens no more.
+    pub fn poll_credit(&self, context: &Context<'_>) -> Poll<Option<u32>> {
+        let mut state = self.exchange.lock();
+        match state.slot(self.id) {
+            None => Poll::Ready(None),
+            Some(slot) if slot.finished => Poll::Ready(None),
+            Some(slot) if slot.credit > 0 => Poll::Ready(Some(slot.credit)),
+            Some(slot) => {
+                slot.feeder = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The request went wrong while it was read: tells the host RESET, and the task that answers gets the same order.
+    pub fn fail(&self, reason: Reason) {
+        let mut state = self.exchange.lock();
+        let mut wakers = Vec::new();
+        state.break_off(self.id, reason, &mut wakers);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The queue the stream feeds.
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        &self.exchange
+    }
+
+    /// Tells the host bytes of body.
+    pub fn push(&self, data: &[u8], end: bool) {
+        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, data);
+    }
+
+    /// Tells the host that the peer's side is complete.
+    pub fn push_end(&self, trailers: &[u8]) {
+        self.exchange.tell(self.id, Event::End, FLAG_END, trailers);
+    }
+}

@@ -1,0 +1,177 @@
+//! The stream table and the queue of events: plain data under the exchange's lock.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use bytes::Bytes;
+
+use super::{Counters, INDEX_BITS, MAX_GENERATION, Opening, Order, QUEUE_ARENA, QUEUE_RECORDS};
+use crate::batch::BATCH_ARENA;
+use crate::record::{Command, Event, FLAG_END, Reason, Record};
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) slots: Vec<Slot>,
+    pub(super) free: Vec<u32>,
+    pub(super) filling: Queue,
+    pub(super) taking: Queue,
+    pub(super) taken: usize,
+    pub(super) consumer: Option<Waker>,
+    pub(super) producers: Vec<Waker>,
+    pub(super) names: u64,
+    pub(super) closed: bool,
+    pub(super) counters: Counters,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) records: Vec<Record>,
+    pub(super) arena: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) generation: u64,
+    pub(super) live: bool,
+    pub(super) parent: u64,
+    pub(super) orders: VecDeque<Order>,
+    pub(super) waker: Option<Waker>,
+    pub(super) feeder: Option<Waker>,
+    pub(super) credit: u32,
+    pub(super) window: u32,
+    pub(super) outstanding: u32,
+    pub(super) returned: u32,
+    /// The peer's side is complete and the host was told.
+    pub(super) ended: bool,
+    /// The host gave its last command, or the stream was broken off.
+    pub(super) finished: bool,
+}
+
+impl State {
+    pub(super) fn has_events(&self) -> bool {
+        self.taken < self.taking.records.len() || !self.filling.records.is_empty()
+    }
+
+    pub(super) fn allot(&mut self, opening: &Opening<'_>, waker: &Waker) -> Option<u64> {
+        let index = match self.free.pop() {
+            Some(index) => index as usize,
+            None if self.slots.len() < 1 << INDEX_BITS => {
+                self.slots.push(Slot::default());
+                self.slots.len() - 1
+            }
+            None => return None,
+        };
+        self.counters.opened += 1;
+        self.counters.live += 1;
+        let slot = &mut self.slots[index];
+        slot.generation += 1;
+        slot.live = true;
+        slot.parent = opening.parent;
+        slot.credit = opening.credit;
+        slot.window = opening.window;
+        slot.outstanding = 0;
+        slot.returned = 0;
+        slot.ended = opening.flags & FLAG_END != 0;
+        slot.finished = false;
+        slot.waker = Some(waker.clone());
+        Some(slot.generation << INDEX_BITS | index as u64)
+    }
+
+    pub(super) fn slot(&mut self, id: u64) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut((id & ((1 << INDEX_BITS) - 1)) as usize)?;
+        (slot.live && slot.generation == id >> INDEX_BITS).then_some(slot)
+    }
+
+    /// Frees the slot; answers the waker of an inlet, to be woken without the lock.
+    #[must_use]
+    pub(super) fn release(&mut self, id: u64) -> Option<Waker> {
+        let index = (id & ((1 << INDEX_BITS) - 1)) as usize;
+        let slot = &mut self.slots[index];
+        slot.live = false;
+        slot.waker = None;
+        let feeder = slot.feeder.take();
+        slot.orders.clear();
+        if slot.orders.capacity() > 64 {
+            slot.orders = VecDeque::new();
+        }
+        self.counters.live -= 1;
+        if slot.generation < MAX_GENERATION {
+            self.free.push(index as u32);
+        }
+        feeder
+    }
+
+    pub(super) fn deliver(&mut self, id: u64, aux: u32, order: Order, wakers: &mut Vec<Waker>) {
+        let Some(slot) = self.slot(id) else {
+            self.counters.stale_commands += 1;
+            return;
+        };
+        if slot.finished {
+            self.counters.stale_commands += 1;
+            return;
+        }
+        wakers.extend(slot.waker.take());
+        match order.command {
+            Command::Credit => {
+                slot.credit = slot.credit.saturating_add(aux);
+                wakers.extend(slot.feeder.take());
+                return;
+            }
+            Command::Reset => slot.orders.clear(),
+            _ => {}
+        }
+        slot.outstanding = slot.outstanding.saturating_add(order.body.len() as u32);
+        if slot.outstanding > slot.window {
+            self.counters.overflows += 1;
+            self.break_off(id, Reason::Limit, wakers);
+            return;
+        }
+        slot.finished = order.end;
+        if order.end {
+            wakers.extend(slot.feeder.take());
+        }
+        slot.orders.push_back(order);
+    }
+
+    /// Resets a stream towards both sides at once.
+    pub(super) fn break_off(&mut self, id: u64, reason: Reason, wakers: &mut Vec<Waker>) {
+        let Some(slot) = self.slot(id) else { return };
+        if std::mem::replace(&mut slot.finished, true) {
+            return;
+        }
+        let (parent, code) = (slot.parent, reason as u16);
+        slot.orders.clear();
+        let (head, body) = (Bytes::new(), Bytes::new());
+        slot.orders.push_back(Order { command: Command::Reset, end: true, code, head, body });
+        wakers.extend(slot.waker.take());
+        wakers.extend(slot.feeder.take());
+        let kind = Event::Reset as u8;
+        self.filling.push(Record { stream: id, parent, kind, flags: FLAG_END, code, ..Record::default() }, &[]);
+        wakers.extend(self.consumer.take());
+    }
+}
+
+impl Queue {
+    pub(super) fn is_full(&self) -> bool {
+        self.records.len() >= QUEUE_RECORDS || self.arena.len() >= QUEUE_ARENA
+    }
+
+    pub(super) fn push(&mut self, mut record: Record, payload: &[u8]) {
+        record.offset = self.arena.len() as u32;
+        record.length = payload.len() as u32;
+        self.arena.extend_from_slice(payload);
+        self.records.push(record);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.records.clear();
+        self.arena.clear();
+        // A burst must not keep its peak memory for ever.
+        self.arena.shrink_to(BATCH_ARENA);
+        self.records.shrink_to(QUEUE_RECORDS);
+    }
+}
+
+pub(super) fn body_length(record: &Record) -> u32 {
+    if record.kind == Event::Open as u8 { record.aux } else { 0 }
+}

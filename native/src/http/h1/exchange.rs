@@ -1,0 +1,228 @@
+//! One request being answered: orders out, body in, both as far as the socket and the host allow.
+
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::ReadBuf;
+
+use super::{AHEAD, BODY_TOO_LARGE, NEXT, OVER, READ, Session, Stage, Step};
+use crate::exchange::Stream;
+use crate::http::Transport;
+use crate::http::guard::{Body, Framing, Rejection, Version};
+use crate::http::heads::Delimiter;
+use crate::record::Reason;
+
+/// One request being answered.
+pub(super) struct Exchanging {
+    pub(super) stream: Stream,
+    pub(super) body: Body,
+    pub(super) received: u64,
+    pub(super) version: Version,
+    pub(super) is_head: bool,
+    pub(super) expects: bool,
+    pub(super) persistent: bool,
+    pub(super) answer: Answer,
+    pub(super) unreported: usize,
+}
+
+/// How far the response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Awaited,
+    Body(Delimiter, u64),
+    Complete,
+}
+
+pub(super) enum Halt {
+    Gone,
+    Refused(Rejection),
+}
+
+impl<S: Transport> Session<S> {
+    pub(super) fn poll_exchange(&mut self, mut exchanging: Box<Exchanging>, context: &mut Context<'_>) -> Step {
+        let now = &mut *exchanging;
+        if self.connection.member.watch.fired() && self.overdue(now) {
+            return self.late(now);
+        }
+        loop {
+            while now.answer != Answer::Complete && self.output.has_room() {
+                match now.stream.poll_order(context) {
+                    Poll::Pending => break,
+                    Poll::Ready(Some(order)) => {
+                        if let Err(reason) = self.obey(now, order) {
+                            now.stream.fail(reason);
+                            self.socket.cut();
+                            return OVER;
+                        }
+                    }
+                    Poll::Ready(None) => {
+                        self.socket.cut();
+                        return OVER;
+                    }
+                }
+            }
+            if now.expects && now.stream.credit() > 0 && now.answer == Answer::Awaited {
+                now.expects = false;
+                self.output.buffer.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            // Orders left for want of room have no waker: they are looked at again as soon as there is some.
+            let full = !self.output.has_room();
+            match self.poll_flush(context) {
+                Poll::Ready(Ok(())) => {
+                    now.stream.sent(std::mem::take(&mut now.unreported));
+                    if now.answer == Answer::Complete {
+                        let persistent = now.persistent;
+                        let body =
+                            std::mem::replace(&mut now.body, Body::new(Framing::None, &self.connection.site.limits));
+                        drop(exchanging);
+                        self.after_answer(persistent, Some(body));
+                        return NEXT;
+                    }
+                    if full {
+                        continue;
+                    }
+                }
+                Poll::Ready(Err(_)) => {
+                    now.stream.fail(Reason::Gone);
+                    return OVER;
+                }
+                Poll::Pending => {}
+            }
+            match self.poll_body(now, context) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.stage = Stage::Exchange(exchanging);
+                    return Poll::Pending;
+                }
+                Err(Halt::Gone) => {
+                    now.stream.fail(Reason::Gone);
+                    return OVER;
+                }
+                Err(Halt::Refused(rejection)) => {
+                    let reason = if rejection.status == 413 { Reason::Limit } else { Reason::Protocol };
+                    return self.break_off(now, reason, rejection);
+                }
+            }
+        }
+    }
+
+    /// Moves body bytes to the host within its credit, and keeps an eye on the socket otherwise.
+    /// True when something moved, so that another round may find more to do.
+    fn poll_body(&mut self, now: &mut Exchanging, context: &mut Context<'_>) -> Result<bool, Halt> {
+        let mut moved = false;
+        if !now.body.is_done() && now.stream.is_live() {
+            if self.connection.site.exchange.poll_ready(context).is_pending() {
+                return Ok(false);
+            }
+            let mut input = std::mem::take(&mut self.input);
+            let fed = self.feed(now, input.bytes());
+            if let Ok(count) = fed {
+                input.consume(count);
+                moved = count > 0;
+            }
+            self.input = input;
+            fed.map_err(Halt::Refused)?;
+        }
+        let reading_body = !now.body.is_done() && now.stream.is_live();
+        if reading_body && (now.expects || now.stream.credit() == 0) {
+            // Not the peer's turn: its rate does not count while the host makes it wait.
+            if self.body_since.take().is_some() {
+                self.arm();
+            }
+            return Ok(moved);
+        }
+        if self.eof {
+            let reason = "the connection closed in the middle of the body";
+            return if reading_body { Err(Halt::Refused(Rejection { status: 400, reason })) } else { Ok(moved) };
+        }
+        if !reading_body && self.input.len() >= AHEAD {
+            return Ok(moved);
+        }
+        if reading_body && self.body_since.is_none() {
+            self.arm_body(0);
+        }
+        let mut room = [const { MaybeUninit::uninit() }; READ];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        match Pin::new(&mut self.socket).poll_read(context, &mut buffer) {
+            Poll::Pending => return Ok(moved),
+            Poll::Ready(Err(_)) => return Err(Halt::Gone),
+            Poll::Ready(Ok(())) => {}
+        }
+        let bytes = buffer.filled();
+        self.eof |= bytes.is_empty();
+        let mut fed = 0;
+        if reading_body && !bytes.is_empty() {
+            self.arm_body(bytes.len() as u64);
+            if self.input.is_empty() {
+                fed = self.feed(now, bytes).map_err(Halt::Refused)?;
+            }
+        }
+        self.input.extend(&bytes[fed..]);
+        Ok(true)
+    }
+
+    /// Tells the host body bytes from the front of `bytes` while it has credit; answers how many were used.
+    ///
+    /// The last piece may pass the credit by less than one read: a chunk line cut by it could never be understood.
+    fn feed(&mut self, now: &mut Exchanging, bytes: &[u8]) -> Result<usize, Rejection> {
+        let limit = self.connection.site.limits.body_bytes;
+        let mut used = 0;
+        while used < bytes.len() && !now.body.is_done() && now.stream.credit() > 0 {
+            let decoded = now.body.decode(&bytes[used..])?;
+            let (consumed, done, data) = (decoded.consumed, decoded.done, decoded.data);
+            now.received += data.len() as u64;
+            if limit > 0 && now.received > limit {
+                return Err(Rejection { status: 413, reason: BODY_TOO_LARGE });
+            }
+            let plain = now.body.trailers().is_empty();
+            if !data.is_empty() {
+                now.stream.push(data, done && plain);
+            }
+            if done && (data.is_empty() || !plain) {
+                now.stream.push_end(now.body.trailers());
+            }
+            if done {
+                self.body_since = None;
+                self.arm();
+            }
+            if consumed == 0 {
+                break;
+            }
+            used += consumed;
+        }
+        Ok(used)
+    }
+
+    /// The request went wrong after the host was told: tell it, and the client too if nothing was answered yet.
+    fn break_off(&mut self, now: &mut Exchanging, reason: Reason, rejection: Rejection) -> Step {
+        now.stream.fail(reason);
+        if now.answer == Answer::Awaited {
+            self.refuse(rejection);
+            return NEXT;
+        }
+        self.socket.cut();
+        OVER
+    }
+
+    fn late(&mut self, now: &mut Exchanging) -> Step {
+        if self.write_deadline.is_some() && !self.output.is_empty() {
+            now.stream.fail(Reason::Timeout);
+            self.socket.cut();
+            return OVER;
+        }
+        let reason = "the body came slower than limit body_rate";
+        self.break_off(now, Reason::Timeout, Rejection { status: 408, reason })
+    }
+
+    /// Whether a deadline that fired still counts: progress may have moved it since.
+    fn overdue(&mut self, now: &Exchanging) -> bool {
+        let time = self.connection.member.connections().now();
+        let stalled = self.write_deadline.is_some_and(|deadline| deadline <= time);
+        let slow = !now.body.is_done() && self.body_deadline().is_some_and(|deadline| deadline <= time);
+        if !stalled && !slow {
+            self.arm();
+        }
+        stalled || slow
+    }
+}

@@ -10,7 +10,7 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0x2E4C60955F3F6DFE
+ABI_HASH: Final = 0xC717B20BE990A52C
 BATCH_ARENA: Final = 524288
 BATCH_RECORDS: Final = 512
 FLAG_END: Final = 1

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0x2e4c60955f3f6dfe)
+#define SN_ABI_HASH UINT64_C(0xc717b20be990a52c)
 
 // Records one batch holds at most; a fuller queue is taken in several turns.
 #define SN_BATCH_RECORDS 512

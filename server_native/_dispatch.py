@@ -7,12 +7,13 @@ what they mean; a *site* (one server's handler and options) does.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
-from ._bindings.abi import RECORD_SIZE, Event, Status
+from ._bindings.abi import RECORD_SIZE, Event, Reason, Status
 from ._ffi import Runtime, unpack_records
 from ._outbox import Outbox
 
@@ -31,6 +32,8 @@ _HOLD = 0.001
 _BACKLOG = 8
 #: Seconds one source of response bytes may keep the pump.
 _SLICE = 0.001
+#: As NOTICE in native/src/runtime.rs: seconds between the notice to handlers and the deadline, at most.
+_NOTICE = 1.0
 
 
 class Sink(Protocol):
@@ -55,11 +58,12 @@ class Site(Protocol):
 class Peer:
     """One connection: who is at its other end, and which site it came to."""
 
-    __slots__ = ("_parts", "_payload", "site")
+    __slots__ = ("_parts", "_payload", "_pump", "site")
 
-    def __init__(self, payload: bytes, site: Site) -> None:
+    def __init__(self, payload: bytes, site: Site, pump: Pump) -> None:
         self._payload = payload
         self._parts: list[str] | None = None
+        self._pump = pump
         self.site = site
 
     def parts(self) -> list[str]:
@@ -67,6 +71,10 @@ class Peer:
         if self._parts is None:
             self._parts = self._payload.decode("latin-1").split("\0")
         return self._parts
+
+    def is_late(self) -> bool:
+        """Whether the server is about to reset what is in flight."""
+        return monotonic() >= self._pump.notice
 
 
 class Pump:
@@ -81,6 +89,8 @@ class Pump:
         self.ready: deque[Callable[[], None]] = deque()
         self.closed = False
         self.watched = False
+        #: When handlers are told of a stop. DRAIN says so too, but a handler in the pump's thread keeps it from coming.
+        self.notice = math.inf
         self._peers: dict[int, Peer] = {}
         self._backlog: deque[tuple[bytes, bytes]] = deque()
         self._due = 0.0
@@ -105,9 +115,21 @@ class Pump:
                 self.outbox.flush()
             self._due = monotonic() + _HOLD
 
+    def stop(self, grace: float) -> None:
+        """Begins a graceful stop or hastens one; from any thread."""
+        self.notice = min(self.notice, monotonic() + grace - min(_NOTICE, grace / 4))
+        self.runtime.stop(grace)
+
+    def abandon(self) -> None:
+        """Tells every stream left that the server is over."""
+        self.closed = True
+        streams, self.streams = self.streams, {}
+        for sink in list(streams.values()):
+            sink.on_reset(Reason.STOPPING)
+
     def free(self) -> None:
         """Frees the runtime; every stream left hears of it."""
-        self.closed = True
+        self.abandon()
         self.runtime.free()
 
     def _poll(self, timeout: float | None) -> None:
@@ -133,7 +155,7 @@ class Pump:
         self, stream: int, parent: int, kind: int, end: int, code: int, aux: int, payload: bytes
     ) -> None:
         if kind == _ACCEPT:
-            self._peers[stream] = Peer(payload, self.sites[parent])
+            self._peers[stream] = Peer(payload, self.sites[parent], self)
         elif kind == _CLOSED:
             self._peers.pop(stream, None)
         elif kind == _LOG:

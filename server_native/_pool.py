@@ -24,6 +24,7 @@ class Pool:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
+        self._busy: set[threading.Thread] = set()
 
     def submit(self, job: Callable[[], None]) -> None:
         """Runs ``job`` soon; it must not raise."""
@@ -34,6 +35,11 @@ class Pool:
             self._threads.append(thread)
             thread.start()
 
+    @property
+    def busy(self) -> int:
+        """Threads inside a job."""
+        return len(self._busy)
+
     def close(self, patience: float) -> None:
         """Ends idle threads; waits up to ``patience`` seconds in all for busy ones, then leaves them to the process's end."""
         for _ in self._threads:
@@ -41,15 +47,19 @@ class Pool:
         until = time.monotonic() + patience
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        busy = sum(thread.is_alive() for thread in self._threads)
+        # An idle thread needs a moment to end; that is nothing to tell.
+        busy = self.busy
         if busy:
             log.warning("%d handler threads were still busy at the end of the grace and are left behind", busy)
         self._threads.clear()
 
     def _work(self) -> None:
+        this = threading.current_thread()
         while True:
             job = self._jobs.get()
             if job is None:
                 return
+            self._busy.add(this)
             job()
+            self._busy.discard(this)
             self._idle.release()

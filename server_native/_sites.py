@@ -29,6 +29,8 @@ log = logging.getLogger("server_native")
 
 _FAILED = NativeDirectResponse.text("Internal Server Error\n", status=500)
 _TOO_LATE = NativeDirectResponse.text("Service Unavailable: the handler took too long\n", status=503)
+#: Statuses that never have a body (RFC 9110 sections 6.4.1 and 15.3.6).
+_BODILESS = frozenset((204, 205, 304))
 _CANCELLED, _STOPPING = Reason.CANCELLED, int(Reason.STOPPING)
 
 Handler = Callable[[NativeDirectRequest], Any]
@@ -44,6 +46,13 @@ class _Site:
         self._receive_window = config.limits.receive_window
         self._stop = stop
         self._pool = Pool(config.threads)
+        #: What a handler raised that must end the server: SystemExit, KeyboardInterrupt and their like.
+        self.raised: BaseException | None = None
+
+    @property
+    def busy(self) -> int:
+        """Handlers that run on the pool."""
+        return self._pool.busy
 
     def end(self, patience: float) -> None:
         """Ends the pool."""
@@ -70,7 +79,7 @@ class _Site:
         try:
             if request.disconnected:
                 return
-            response = self._call(request)
+            response = _framed(request, self._call(request))
             source = response.source
             outbox.head(request.stream, response.status, response.fields, *_opening(response, flow))
             outbox.flush()
@@ -87,6 +96,9 @@ class _Site:
             _close(locals().get("source"))
         except Exception:
             log.exception("the body of %r failed; the stream is reset", request)
+            outbox.reset(request.stream, _CANCELLED)
+        except BaseException as error:
+            self._exits(error)
             outbox.reset(request.stream, _CANCELLED)
         finally:
             try:
@@ -105,6 +117,14 @@ class _Site:
         except Exception:
             log.exception("the handler failed on %r", request)
             return _FAILED
+        except BaseException as error:
+            self._exits(error)
+            return _FAILED
+
+    def _exits(self, error: BaseException) -> None:
+        """sys.exit() in a handler: its client is answered, the server stops, the exception goes on its way after that."""
+        self.raised = self.raised or error
+        self._stop()
 
 
 class InlineSite(_Site):
@@ -115,8 +135,6 @@ class InlineSite(_Site):
     ) -> None:
         super().__init__(pump, handler, config, stop)
         self._all_pooled = config.threads > 0
-        #: What a handler raised that must end the server: SystemExit, KeyboardInterrupt and their like.
-        self.raised: BaseException | None = None
 
     def opened(
         self, stream: int, peer: Peer, flags: int, arena: bytes, line: int, fields: int, body: int, end: int
@@ -138,10 +156,8 @@ class InlineSite(_Site):
         except StopNow:
             raise
         except BaseException as error:
-            # sys.exit() in a handler: this client is answered, then the server stops and the exception goes on its way.
-            self.raised = self.raised or error
+            self._exits(error)
             response = _FAILED
-            self._stop()
         payload = response.payload
         if response.source is None and len(payload) <= self._window:
             pump.outbox.head(stream, response.status, response.fields, payload, True)
@@ -151,10 +167,14 @@ class InlineSite(_Site):
 
     def _begin(self, request: NativeDirectRequest, response: NativeDirectResponse) -> None:
         pump, stream = self._pump, request.stream
+        response = _framed(request, response)
         source = response.source
         if isinstance(source, AsyncIterable):
             log.error("a plain handler cannot stream an asynchronous iterable (%r)", request)
             pump.outbox.head(stream, 500, _FAILED.fields, _FAILED.payload, True)
+            return
+        if source is None and len(response.payload) <= self._window:
+            pump.outbox.head(stream, response.status, response.fields, response.payload, True)
             return
         flow = Outflow(stream, pump.outbox, self._window)
         pump.outbox.head(stream, response.status, response.fields, b"", False)
@@ -276,8 +296,6 @@ class TaskSite(_Site):
         self._loop = loop
         self._create_task = loop.create_task
         self._timeout = config.handler_timeout
-        #: As with plain handlers.
-        self.raised: BaseException | None = None
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Handlers that have not ended."""
@@ -319,9 +337,8 @@ class TaskSite(_Site):
         except StopNow:
             raise
         except BaseException as error:
-            self.raised = self.raised or error
+            self._exits(error)
             response = _FAILED
-            self._stop()
         payload = response.payload
         if response.source is None and len(payload) <= self._window:
             if pump.streams.pop(stream, None) is not None:
@@ -365,7 +382,12 @@ class TaskSite(_Site):
         assert isinstance(sink, _Tasked)
         sink.outflow = flow
         source = response.source
+        response = _framed(request, response)
         try:
+            if response.source is None and len(response.payload) <= self._window:
+                if pump.streams.pop(stream, None) is not None:
+                    pump.outbox.head(stream, response.status, response.fields, response.payload, True)
+                return
             pump.outbox.head(stream, response.status, response.fields, b"", False)
             if source is None:
                 await flow.write(response.payload)
@@ -375,8 +397,9 @@ class TaskSite(_Site):
             else:
                 for chunk in source:
                     await flow.write(chunk)
+            trailers = _trailers(response.trailers)
             if pump.streams.pop(stream, None) is not None:
-                pump.outbox.end(stream, _trailers(response.trailers))
+                pump.outbox.end(stream, trailers)
         except ClientDisconnected:
             pump.streams.pop(stream, None)
         except BaseException as error:
@@ -385,8 +408,7 @@ class TaskSite(_Site):
             if isinstance(error, (asyncio.CancelledError, StopNow)):
                 raise
             if not isinstance(error, Exception):
-                self.raised = self.raised or error
-                self._stop()
+                self._exits(error)
             else:
                 log.exception("the body of %r failed; the stream is reset", request)
         finally:
@@ -431,6 +453,17 @@ class _Tasked:
     def on_drain(self) -> None:
         self.request._disconnected = True
         self.task.cancel()
+
+
+def _framed(request: NativeDirectRequest, response: NativeDirectResponse) -> NativeDirectResponse:
+    """A response that is not sent in one piece: without a source where no body may follow, with its length where known."""
+    source, fields, payload = response.source, response.fields, response.payload
+    if source is None and b"content-length" not in fields.split(b"\0")[::2]:
+        fields += b"%scontent-length\0%d" % (b"\0" if fields else b"", len(payload))
+    if request.method == "HEAD" or response.status in _BODILESS:
+        _close(source)
+        source, payload = None, b""
+    return NativeDirectResponse(response.status, fields, payload, source, response.trailers)
 
 
 def _opening(response: NativeDirectResponse, flow: Outflow) -> tuple[bytes, bool]:

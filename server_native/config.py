@@ -107,12 +107,17 @@ class ServerConfig:
             if seconds is None and name == "handler_timeout":
                 continue
             number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-            if not number or not 0 <= float(seconds or 0) <= 4_000_000:
+            if not number or not 0 <= (seconds or 0) <= 4_000_000:
                 raise ConfigurationError(f"{name} must be seconds from 0 to 4000000, found {seconds!r}")
         if not isinstance(self.host, str) or not self.host:
             raise ConfigurationError(f"host must be an address or a name, found {self.host!r}")
         if not isinstance(self.limits, Limits):
             raise ConfigurationError(f"limits must be server_native.Limits, found {self.limits!r}")
+        if not isinstance(self.routes, Mapping):
+            raise ConfigurationError(f"routes must be a mapping of paths to responses, found {self.routes!r}")
+        for name in ("v6_only", "shared", "http2"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"{name} must be True or False, found {getattr(self, name)!r}")
 
     @classmethod
     def parse(cls, **options: Any) -> ServerConfig:

@@ -77,7 +77,7 @@ class NativeServer:
         """
         self._stopping = True
         with contextlib.suppress(StoppingError):
-            self._pump.runtime.stop(self._config.grace if grace is None else grace)
+            self._pump.stop(self._config.grace if grace is None else grace)
         return self._over
 
     def stats(self) -> dict[str, int]:
@@ -266,6 +266,7 @@ def _serve_inline(
     except StopNow as stop:
         code = stop.number
     finally:
+        pump.abandon()
         if site is not None:
             site.end(_PATIENCE)
         pump.free()
@@ -378,9 +379,16 @@ class _InLoop:
         if handlers or followers:
             # Cancelled already; one that takes no notice is left to its loop.
             await asyncio.wait([*handlers, *followers], timeout=_PATIENCE)
+        until = self._loop.time() + _PATIENCE
+        while self.site.busy and self._loop.time() < until:
+            # Threads were told too; the loop must not block for them.
+            await asyncio.sleep(0.005)
         self.site.end(0.0)
         self.abandon()
         self.server._over.set()
+        if self.site.raised is not None:
+            # Out of the loop, as from any callback: the task that started the server may wait for something else.
+            self._loop.call_soon(_throw, self.site.raised)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -396,6 +404,10 @@ def _bind(pump: Pump, config: ServerConfig) -> NativeServer:
             raise ConfigurationError(f"the route {path!r} must be a response with a whole body, not a stream")
         pump.runtime.route(listener, path, response.status, response.fields, response.payload)
     return NativeServer(config, pump, listener, pump.runtime.address(listener))
+
+
+def _throw(error: BaseException) -> None:
+    raise error
 
 
 def _announce(server: NativeServer) -> None:

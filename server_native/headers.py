@@ -159,7 +159,8 @@ def encode_fields(headers: HeaderSource) -> bytes:
         parts.append(_name(name))
         parts.append(_value(name, value))
     block = b"\0".join(parts)
-    if len(block) <= _REMEMBERED_BYTES:
+    # Numbers are not remembered: `True` and `1.0` would be found under the key `1`.
+    if len(block) <= _REMEMBERED_BYTES and not any(isinstance(value, int) for _, value in pairs):
         if len(_encoded) >= _REMEMBERED:
             _encoded.clear()
         try:

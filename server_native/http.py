@@ -130,7 +130,7 @@ class NativeDirectRequest:
 
         A client that only closes its sending side still waits for the answer and is not disconnected.
         """
-        return self._disconnected
+        return self._disconnected or self._peer.is_late()
 
     @property
     def trailers(self) -> Headers:
@@ -237,8 +237,8 @@ class NativeDirectResponse:
 
     @classmethod
     def json(cls, value: Any, *, status: int = 200, headers: HeaderSource | None = None) -> NativeDirectResponse:
-        """A value as JSON (RFC 8259), in UTF-8 and without spaces."""
-        payload = _json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        """A value as JSON (RFC 8259), in UTF-8 and without spaces; ``ValueError`` for NaN and infinity, which it does not have."""
+        payload = _json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         return cls(_status(status), _with_type(headers, _JSON), payload)
 
     @classmethod

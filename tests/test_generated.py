@@ -116,8 +116,8 @@ def test_a_packed_record_is_the_c_record() -> None:
 
 
 def test_statuses_fall_into_the_documented_ranges() -> None:
-    assert abi.Status.OK == 0
-    assert abi.Status.PANIC == 255
+    assert abi.Status.OK.value == 0
+    assert abi.Status.PANIC.value == 255
     for status in abi.Status:
         assert (
             status < 10 or 10 <= status < 100 or 100 <= status < 200 or status is abi.Status.PANIC
@@ -135,9 +135,7 @@ def test_bare_checkout(tmp_path: Path) -> None:
 
 def test_editable_install(tmp_path: Path) -> None:
     # `make test` installs this checkout with `pip install -e .[dev]`.
-    assert (
-        imported_from(sys.executable, "-P", cwd=tmp_path).resolve() == ROOT / "bindings" / "abi.py"
-    )
+    assert imported_from(sys.executable, cwd=tmp_path).resolve() == ROOT / "bindings" / "abi.py"
 
 
 def test_mypy_sees_the_types(tmp_path: Path) -> None:
@@ -147,7 +145,8 @@ def test_mypy_sees_the_types(tmp_path: Path) -> None:
         "reveal_type(abi.Limits().head_bytes)\n"
         "reveal_type(abi.Status.OK)\n"
     )
-    result = run(sys.executable, "-m", "mypy", "--strict", probe, f"--cache-dir={tmp_path}")
+    options = ("--strict", "--follow-imports=silent", f"--cache-dir={tmp_path}")
+    result = run(sys.executable, "-m", "mypy", *options, probe)
     assert result.returncode == 0, result.stdout
     assert 'Revealed type is "int"' in result.stdout.replace("builtins.", "")
     assert "abi.Status.OK" in result.stdout

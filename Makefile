@@ -1,0 +1,105 @@
+# `make help` lists what there is. Everything works from a fresh clone: each target makes what it needs, and reruns are
+# quick (stamps in .venv/, cargo's own freshness). CI runs the same targets.
+
+PYTHON ?= python3
+CARGO ?= cargo
+VENV := .venv
+BIN := $(VENV)/bin
+MANIFEST := --manifest-path native/Cargo.toml
+# One cargo profile for library, tests and lints, so that dependencies are compiled once.
+PROFILE := --release --locked
+LIBRARY := native/target/release/libserver_native.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
+SOURCES := native/Cargo.toml native/Cargo.lock native/build.rs $(shell find native/src -name '*.rs')
+DIRECTORIES := server_native tools benchmarks examples tests bindings
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+##@ Use
+.PHONY: help serve build
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.installed $(LIBRARY) ## Serve examples/hello.py on 127.0.0.1:8080
+	exec $(BIN)/python examples/hello.py
+
+build: $(LIBRARY) ## Build the native library
+
+##@ Develop
+.PHONY: test check lint types rust pytest bindings bench format
+test: ## Everything CI runs
+	$(MAKE) --no-print-directory tools-for-test
+	$(MAKE) --no-print-directory lint rust types pytest
+
+lint: $(VENV)/.dev rust-components c-compiler ## Format and lint, both languages; bindings fresh
+	$(CARGO) fmt $(MANIFEST) --check
+	$(BIN)/ruff format --check $(DIRECTORIES)
+	$(BIN)/ruff check $(DIRECTORIES)
+	$(BIN)/python tools/generate_bindings.py --check
+	$(CARGO) clippy $(MANIFEST) $(PROFILE) --all-targets -- -D warnings
+
+types: $(VENV)/.dev ## mypy --strict
+	$(BIN)/mypy
+
+rust: c-compiler ## The crate's own tests
+	$(CARGO) test $(MANIFEST) $(PROFILE)
+
+pytest: $(VENV)/.dev $(LIBRARY) ## Unit, property, integration, fault and C ABI tests; doctests
+	$(BIN)/python -m pytest
+
+bindings: $(VENV)/.dev ## Rewrite bindings/ from the Rust source
+	$(BIN)/python tools/generate_bindings.py
+
+format: $(VENV)/.dev rust-components ## Format both languages
+	$(CARGO) fmt $(MANIFEST)
+	$(BIN)/ruff format $(DIRECTORIES)
+	$(BIN)/ruff check --fix $(DIRECTORIES)
+
+conformance: $(VENV)/.dev $(LIBRARY) ## Foreign suites and fault campaigns
+	tools/need.sh curl=curl h2load=nghttp2-client
+	$(BIN)/python -m pytest -m conformance
+
+bench: $(LIBRARY) ## Ours against peers (benchmarks/README.md)
+	tools/need.sh wrk=wrk
+	bash benchmarks/install.sh
+	.venv-bench/bin/python benchmarks/http.py $(BENCH)
+
+.PHONY: conformance clean tools-for-test rust-components c-compiler
+clean: ## Remove what was built
+	rm -rf $(VENV) .tools native/target build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# --- what the targets stand on -----------------------------------------------------------------------------------------
+
+tools-for-test:
+	tools/need.sh curl=curl gcc=gcc nm=binutils '?g++=g++' '?valgrind=valgrind'
+
+c-compiler:
+	@tools/need.sh cc=gcc
+	@echo '#include <stdio.h>' | cc -E -x c - >/dev/null 2>&1 || tools/need.sh +libc6-dev
+
+rust-components:
+	@command -v $(CARGO) >/dev/null || { echo "error: no cargo: install Rust >= 1.88 from https://rustup.rs" >&2; exit 1; }
+	@$(CARGO) fmt --version >/dev/null 2>&1 && $(CARGO) clippy --version >/dev/null 2>&1 \
+	  || rustup component add rustfmt clippy \
+	  || { echo "error: cargo has no fmt or clippy: install the rustfmt and clippy of your Rust" >&2; exit 1; }
+
+$(LIBRARY): $(SOURCES) | c-compiler
+	@command -v $(CARGO) >/dev/null || { echo "error: no cargo: install Rust >= 1.88 from https://rustup.rs" >&2; exit 1; }
+	$(CARGO) build $(MANIFEST) $(PROFILE)
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) must be Python >= 3.10" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tools/need.sh +python3-venv
+	$(PYTHON) -m venv $(VENV)
+
+# An order-only interpreter: its time stamp says nothing.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,24 @@
+"""Fixtures of all tests: a server in a thread, in every way the product can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.servers import MODES, Mode, Serve
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts servers that are closed after the test; see :class:`~tests.integration.servers.Serve`."""
+    starter = Serve()
+    yield starter
+    starter.end()
+
+
+@pytest.fixture(params=MODES, ids=str)
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """One way to run a server; a test that takes it runs in all of them."""
+    assert isinstance(request.param, Mode)
+    return request.param

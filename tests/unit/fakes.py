@@ -1,0 +1,119 @@
+"""A runtime without native code: batches are put in by the test, commands are read by it."""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+from server_native._bindings.abi import Command, Event, Status
+from server_native._dispatch import Peer
+from server_native._ffi import Runtime, pack_record, unpack_records
+from server_native._outbox import Outbox
+
+__all__ = ["FakeRuntime", "Said", "batch", "event", "outbox", "peer"]
+
+
+class Said(NamedTuple):
+    """One command, with its payloads."""
+
+    command: Command
+    stream: int
+    payload: bytes = b""
+    body: bytes = b""
+    flags: int = 0
+    code: int = 0
+    aux: int = 0
+
+
+@dataclass
+class FakeRuntime:
+    """Stands in for ``_ffi.Runtime``: a script of batches, and a record of what was asked of it."""
+
+    io_threads: int = 0
+    batches: deque[tuple[int, bytes, bytes, bool]] = field(default_factory=deque)
+    said: list[Said] = field(default_factory=list)
+    #: What happened, in order: ("next", timeout), ("submit", number of commands), ("watch", descriptor), ...
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+    #: Every submit, for tests that wait for one in another thread.
+    submitted: queue.SimpleQueue[list[Said]] = field(default_factory=queue.SimpleQueue)
+    records: bytes = b""
+    arena: bytes = b""
+    watched: bool = False
+
+    def add(self, *events: bytes, status: Status = Status.OK, watched: bool = False) -> None:
+        """A batch of events made by :func:`event`."""
+        self.batches.append((int(status), *batch(*events), watched))
+
+    def next(self, timeout: float | None) -> int:
+        self.calls.append(("next", timeout))
+        if not self.batches:
+            self.records, self.arena, self.watched = b"", b"", False
+            return int(Status.TIMEOUT)
+        status, self.records, self.arena, self.watched = self.batches.popleft()
+        return status
+
+    def submit(self, records: bytes, count: int, arena: bytes, length: int) -> None:
+        self.calls.append(("submit", count))
+        assert len(arena) == length
+        said = []
+        for stream, parent, offset, size, kind, flags, code, aux in unpack_records(records):
+            assert parent == 0
+            end = offset + size
+            assert end <= length
+            command = Command(kind)
+            body = arena[end : end + aux] if command is Command.HEAD else b""
+            said.append(Said(command, stream, arena[offset:end], body, flags, code, aux))
+        assert len(said) == count
+        self.said += said
+        self.submitted.put(said)
+
+    def watch(self, descriptor: int) -> None:
+        self.calls.append(("watch", descriptor))
+
+    def signal(self, descriptor: int) -> None:
+        self.calls.append(("signal", descriptor))
+
+    def stop(self, grace: float) -> None:
+        self.calls.append(("stop", grace))
+
+    def free(self) -> None:
+        self.calls.append(("free", None))
+
+    def named(self, name: str) -> list[Any]:
+        """Arguments of the calls of this name."""
+        return [argument for called, argument in self.calls if called == name]
+
+
+def event(
+    kind: Event, stream: int, payload: bytes = b"", *, parent: int = 0, flags: int = 0, code: int = 0, aux: int = 0
+) -> bytes:
+    """An event for :meth:`FakeRuntime.add`: a record whose offset is set there, and its payload."""
+    size = len(payload) - (aux if kind is Event.OPEN else 0)
+    return pack_record(stream, parent, 0, size, kind, flags, code, aux) + payload
+
+
+def batch(*events: bytes) -> tuple[bytes, bytes]:
+    """Records and arena of these events."""
+    records, arena = [], b""
+    for item in events:
+        ((stream, parent, _, size, kind, flags, code, aux),) = unpack_records(item[:32])
+        records.append(pack_record(stream, parent, len(arena), size, kind, flags, code, aux))
+        arena += item[32:]
+    return b"".join(records), arena
+
+
+def outbox() -> tuple[FakeRuntime, Outbox]:
+    """An outbox and the runtime that hears what is said with it."""
+    runtime = FakeRuntime()
+    return runtime, Outbox(cast("Runtime", runtime))
+
+
+class _Pump:
+    notice = float("inf")
+
+
+def peer(payload: bytes = b"192.0.2.1\x0050000\x00127.0.0.1\x008080\x00http") -> Peer:
+    """A connection of no site."""
+    return Peer(payload, cast("Any", None), cast("Any", _Pump()))

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0xc717b20be990a52c)
+#define SN_ABI_HASH UINT64_C(0xb7c9669ff27398d1)
 
 // Records one batch holds at most; a fuller queue is taken in several turns.
 #define SN_BATCH_RECORDS 512
@@ -44,7 +44,7 @@ enum sn_status
   SN_STATUS_INVALID_ARGUMENT = 10,
   // No such listener, batch or stream.
   SN_STATUS_NOT_FOUND = 11,
-  // Another thread is inside `sn_next`.
+  // Another thread is inside `sn_next`, or too many commands wait.
   SN_STATUS_BUSY = 12,
   // The runtime is stopping and takes nothing new.
   SN_STATUS_STOPPING = 13,
@@ -444,7 +444,8 @@ sn_status sn_next(const struct sn_runtime *runtime,
                   int64_t timeout_us);
 
 // Hands over commands; copied before it returns, never blocks, so it may be called with an interpreter lock held. Nothing is
-// taken when a record is wrong. Commands for streams that are over are counted, not refused.
+// taken when a record is wrong, and BUSY is answered when far more waits than any window allows. Commands for streams that
+// are over are counted, not refused.
 //
 // # Safety
 // `records` has `count` records and `arena` has `arena_length` bytes, unless null.
@@ -454,7 +455,8 @@ sn_status sn_submit(const struct sn_runtime *runtime,
                     const uint8_t *arena,
                     size_t arena_length);
 
-// Makes the current or next `sn_next` return WOKEN. From any thread; never blocks.
+// Makes the current or next `sn_next` return: WOKEN, or OK with events and WOKEN from the one after. From any thread; never
+// blocks.
 //
 // # Safety
 // `runtime` is null or live.

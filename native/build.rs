@@ -3,7 +3,7 @@
 
 use std::{env, fs};
 
-/// The same list as in tools/generate_bindings.py.
+/// The files that define the ABI. tools/generate_bindings.py reads this list.
 const SOURCES: [&str; 5] = ["src/batch.rs", "src/error.rs", "src/ffi.rs", "src/limits.rs", "src/record.rs"];
 
 fn main() {

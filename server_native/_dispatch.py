@@ -1,7 +1,7 @@
 """The pump: takes batches of events, hands each to the site or stream it is for, sends what they answer.
 
-One pump per runtime, run by one thread: that of a blocking server, or that of an event loop (``_loops``). It knows streams, not
-what they mean; a *site* (one server's handler and options) does.
+One pump per runtime, run by one thread: that of a blocking server, or that of an event loop (``_loops``). It
+knows streams, not what they mean; a *site* (one server's handler and options) does.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
-from ._bindings.abi import RECORD_SIZE, Event, Reason, Status
-from ._ffi import Runtime, unpack_records
+from ._ffi import Event, Reason, Runtime, Status, unpack_records
 from ._outbox import Outbox
 
 __all__ = ["Peer", "Pump", "Sink", "Site"]
@@ -28,7 +27,8 @@ _GONE = int(Status.CLOSED)
 
 #: Seconds handlers of one batch may take before what they answered is sent and the sockets are looked after.
 _HOLD = 0.001
-#: Batches taken in while an older one is still being handled; then the native queue holds the rest, and back-pressure works.
+#: Batches taken in while an older one is still being handled; then the native queue holds the rest, and
+#: back-pressure works.
 _BACKLOG = 8
 #: Seconds one source of response bytes may keep the pump.
 _SLICE = 0.001
@@ -50,7 +50,15 @@ class Site(Protocol):
     """One server: what is done with a request."""
 
     def opened(
-        self, stream: int, peer: Peer, flags: int, arena: bytes, line: int, fields: int, body: int, end: int
+        self,
+        stream: int,
+        peer: Peer,
+        flags: int,
+        arena: bytes,
+        line: int,
+        fields: int,
+        body: int,
+        end: int,
     ) -> None:
         """A request: line, fields and body lie in ``arena`` from the offsets given up to the next one."""
 
@@ -89,7 +97,8 @@ class Pump:
         self.ready: deque[Callable[[], None]] = deque()
         self.closed = False
         self.watched = False
-        #: When handlers are told of a stop. DRAIN says so too, but a handler in the pump's thread keeps it from coming.
+        #: When handlers are told of a stop. DRAIN says so too, but a handler in the pump's thread keeps it from
+        #: coming.
         self.notice = math.inf
         self._peers: dict[int, Peer] = {}
         self._backlog: deque[tuple[bytes, bytes]] = deque()
@@ -149,7 +158,9 @@ class Pump:
                 end = offset + length
                 peer.site.opened(stream, peer, flags, arena, offset, offset + code, end, end + aux)
             else:
-                self._other(stream, parent, kind, flags & 1, code, aux, arena[offset : offset + length])
+                self._other(
+                    stream, parent, kind, flags & 1, code, aux, arena[offset : offset + length]
+                )
 
     def _other(
         self, stream: int, parent: int, kind: int, end: int, code: int, aux: int, payload: bytes
@@ -182,6 +193,3 @@ class Pump:
     def slice_ends() -> float:
         """When a source that is pulled now should let the pump go on."""
         return monotonic() + _SLICE
-
-
-assert RECORD_SIZE == 32

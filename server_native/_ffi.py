@@ -17,18 +17,46 @@ from typing import Any
 
 from . import _library
 from ._bindings import abi
-from .config import Limits, ServerConfig
-from .errors import ForkedError, LibraryMismatchError, LibraryNotFoundError, StoppingError, from_status
+from ._bindings.abi import (
+    FLAG_END,
+    FLAG_EXPECT,
+    RECORD_SIZE,
+    Command,
+    Event,
+    Protocol,
+    Reason,
+    Status,
+)
+from .config import ServerConfig
+from .errors import (
+    ForkedError,
+    LibraryMismatchError,
+    LibraryNotFoundError,
+    StoppingError,
+    from_status,
+)
 
-__all__ = ["Runtime", "abi_version", "pack_record", "unpack_records"]
+__all__ = [
+    "FLAG_END",
+    "FLAG_EXPECT",
+    "RECORD_SIZE",
+    "Command",
+    "Event",
+    "Protocol",
+    "Reason",
+    "Runtime",
+    "Status",
+    "abi_version",
+    "pack_record",
+    "unpack_records",
+]
 
 _record = struct.Struct(abi.RECORD_FORMAT)
 pack_record = _record.pack
 unpack_records = _record.iter_unpack
-_RECORD_SIZE = _record.size
 _header = struct.Struct(abi.BATCH_HEADER_FORMAT)
 
-_OK = int(abi.Status.OK)
+_OK = int(Status.OK)
 _FIRST_FAULT = 10
 
 _lock = threading.Lock()
@@ -48,7 +76,9 @@ def _open(path: str) -> tuple[Any, Any]:
     try:
         blocking, short = ctypes.CDLL(path), ctypes.PyDLL(path)
     except OSError as error:
-        raise LibraryNotFoundError(f"the native library {path} cannot be loaded: {error}") from error
+        raise LibraryNotFoundError(
+            f"the native library {path} cannot be loaded: {error}"
+        ) from error
     try:
         _, found = abi.identify(blocking)
     except AttributeError as error:
@@ -80,7 +110,8 @@ def _check(library: Any, status: int) -> int:
 class Runtime:
     """One native runtime with its batch: a mapping of the C ABI, no policy.
 
-    After :meth:`next` the batch is in :attr:`records` and :attr:`arena` (both ``bytes``, copied once) and :attr:`watched`.
+    After :meth:`next` the batch is in :attr:`records` and :attr:`arena` (both ``bytes``, copied once) and
+    :attr:`watched`.
     """
 
     def __init__(self, io_threads: int) -> None:
@@ -92,7 +123,7 @@ class Runtime:
         _check(self._blocking, self._blocking.sn_batch_new(ctypes.byref(batch), ctypes.byref(view)))
         self._batch = batch
         self._header_memory = _memory(view.header or 0, _header.size)
-        self._records_memory = _memory(view.records or 0, view.records_capacity * _RECORD_SIZE)
+        self._records_memory = _memory(view.records or 0, view.records_capacity * RECORD_SIZE)
         self._arena_memory = _memory(view.arena or 0, view.arena_capacity)
         self.records = b""
         self.arena = b""
@@ -109,7 +140,7 @@ class Runtime:
         if status >= _FIRST_FAULT:
             _check(self._blocking, status)
         count, used, watched, _ = _header.unpack_from(self._header_memory)
-        self.records = self._records_memory[: count * _RECORD_SIZE].tobytes()
+        self.records = self._records_memory[: count * RECORD_SIZE].tobytes()
         self.arena = self._arena_memory[:used].tobytes()
         self.watched = watched != 0
         return status
@@ -213,7 +244,12 @@ class Runtime:
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
         if handle is not None and type(handle) is not _Forked:
-            warnings.warn("a server_native runtime was never closed", ResourceWarning, source=self, stacklevel=1)
+            warnings.warn(
+                "a server_native runtime was never closed",
+                ResourceWarning,
+                source=self,
+                stacklevel=1,
+            )
 
 
 class _Forked(ctypes.c_void_p):
@@ -253,5 +289,3 @@ def _at_exit() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_at_exit)
-
-assert set(name for name, _ in abi.Limits._fields_) == set(Limits.__dataclass_fields__), "limits differ"

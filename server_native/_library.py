@@ -1,7 +1,7 @@
 """Finds the native library. Standard library only, and no ctypes: a path is all it answers.
 
-The order for now: the path in ``SERVER_NATIVE_PREBUILT`` (unusable is an error, never a fall-through), then this checkout's own
-build. The full lookup chain is a later feature (mission P2).
+The order for now: the path in ``SERVER_NATIVE_PREBUILT`` (unusable is an error, never a fall-through), then
+this checkout's own build. The full lookup chain is a later feature (mission P2).
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def locate() -> Path:
         searched.append(f"{checkout}: not a checkout of server_native")
         advice = f"set {ENVIRONMENT} to the absolute path of {file_name()}"
     lines = "\n".join(f"  {place}" for place in searched)
-    raise LibraryNotFoundError(f"no native library of server_native was found. Searched:\n{lines}\nWhat to do: {advice}.")
+    raise LibraryNotFoundError(
+        f"no native library of server_native was found. Searched:\n{lines}\nWhat to do: {advice}."
+    )
 
 
 def _explicit(path: Path) -> Path:

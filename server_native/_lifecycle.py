@@ -19,14 +19,20 @@ from typing import Any, TypeAlias
 from .config import ServerConfig
 from .errors import AddressNotAvailableError, ConfigurationError
 
-__all__ = ["ShutdownSignal", "StopNow", "drain_wakeups", "follow", "follow_in_loop", "resolve", "signals"]
+__all__ = [
+    "ShutdownSignal",
+    "StopNow",
+    "drain_wakeups",
+    "follow",
+    "follow_in_loop",
+    "resolve",
+    "signals",
+]
 
 log = logging.getLogger("server_native")
 
 #: What may end a server: an event, a future, or anything that can be awaited.
-ShutdownSignal: TypeAlias = (
-    "threading.Event | asyncio.Event | concurrent.futures.Future[Any] | asyncio.Future[Any] | Awaitable[Any]"
-)
+ShutdownSignal: TypeAlias = "threading.Event | asyncio.Event | concurrent.futures.Future[Any] | asyncio.Future[Any] | Awaitable[Any]"
 
 #: After the deadline native code needs a moment to reset what is left; then a stuck handler is interrupted.
 _MARGIN = 0.5
@@ -50,10 +56,13 @@ def resolve(config: ServerConfig) -> str:
     with contextlib.suppress(ValueError):
         return str(ipaddress.ip_address(host))
     try:
-        found = socket.getaddrinfo(host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(
+            host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except OSError as error:
         raise AddressNotAvailableError(
-            error.errno or 0, f"host must be an address or a name that resolves, found {host!r}: {error}"
+            error.errno or 0,
+            f"host must be an address or a name that resolves, found {host!r}: {error}",
         ) from error
     # IPv4 first, as a name given to a listener has always meant.
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
@@ -64,8 +73,8 @@ def resolve(config: ServerConfig) -> str:
 def signals(stop: Callable[[float | None], None], grace: float) -> Iterator[int | None]:
     """SIGINT and SIGTERM stop the server: the first gracefully, a second at once (exit code 128 + number).
 
-    Yields a descriptor that becomes readable when a signal has come, for whoever waits in native code. Off the main thread
-    nothing is installed and ``None`` is yielded.
+    Yields a descriptor that becomes readable when a signal has come, for whoever waits in native code. Off the
+    main thread nothing is installed and ``None`` is yielded.
     """
     if threading.current_thread() is not threading.main_thread():
         yield None
@@ -74,7 +83,9 @@ def signals(stop: Callable[[float | None], None], grace: float) -> Iterator[int 
     reader.setblocking(False)
     writer.setblocking(False)
     state = _Signals(stop, grace)
-    known = {number: signal.signal(number, state.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    known = {
+        number: signal.signal(number, state.handle) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield reader.fileno()
@@ -119,7 +130,9 @@ class _Signals:
 
 
 @contextlib.contextmanager
-def follow(shutdown_signal: ShutdownSignal | None, stop: Callable[[float | None], None]) -> Iterator[None]:
+def follow(
+    shutdown_signal: ShutdownSignal | None, stop: Callable[[float | None], None]
+) -> Iterator[None]:
     """Stops a blocking server when ``shutdown_signal`` is set. Awaitables need a loop: see :func:`follow_in_loop`."""
     if shutdown_signal is None:
         yield
@@ -129,7 +142,10 @@ def follow(shutdown_signal: ShutdownSignal | None, stop: Callable[[float | None]
     elif isinstance(shutdown_signal, threading.Event):
         over = threading.Event()
         thread = threading.Thread(
-            target=_wait_for, args=(shutdown_signal, over, stop), name="server-native-shutdown", daemon=True
+            target=_wait_for,
+            args=(shutdown_signal, over, stop),
+            name="server-native-shutdown",
+            daemon=True,
         )
         thread.start()
         try:
@@ -139,12 +155,14 @@ def follow(shutdown_signal: ShutdownSignal | None, stop: Callable[[float | None]
             thread.join()
     else:
         raise ConfigurationError(
-            "shutdown_signal of a server with a plain handler must be a threading.Event or a concurrent.futures.Future, "
-            f"found {shutdown_signal!r}: nothing could await it"
+            "shutdown_signal of a server with a plain handler must be a threading.Event or a "
+            f"concurrent.futures.Future, found {shutdown_signal!r}: nothing could await it"
         )
 
 
-def _wait_for(event: threading.Event, over: threading.Event, stop: Callable[[float | None], None]) -> None:
+def _wait_for(
+    event: threading.Event, over: threading.Event, stop: Callable[[float | None], None]
+) -> None:
     # Two events cannot be waited for at once; the server's end may be noticed a tenth of a second late.
     while not over.is_set():
         if event.wait(0.1):
@@ -152,12 +170,14 @@ def _wait_for(event: threading.Event, over: threading.Event, stop: Callable[[flo
             return
 
 
-async def follow_in_loop(shutdown_signal: ShutdownSignal, stop: Callable[[float | None], None]) -> None:
+async def follow_in_loop(
+    shutdown_signal: ShutdownSignal, stop: Callable[[float | None], None]
+) -> None:
     """Waits for any kind of ``shutdown_signal`` and stops the server."""
     if isinstance(shutdown_signal, asyncio.Event):
         await shutdown_signal.wait()
     elif isinstance(shutdown_signal, threading.Event):
-        while not shutdown_signal.is_set():
+        while not shutdown_signal.is_set():  # noqa: ASYNC110 - a threading.Event cannot be awaited
             await asyncio.sleep(0.05)
     elif isinstance(shutdown_signal, concurrent.futures.Future):
         # Its outcome does not matter, only that there is one.
@@ -165,7 +185,9 @@ async def follow_in_loop(shutdown_signal: ShutdownSignal, stop: Callable[[float 
     elif inspect.isawaitable(shutdown_signal):
         await shutdown_signal
     else:
-        raise ConfigurationError(f"shutdown_signal must be an event, a future or awaitable, found {shutdown_signal!r}")
+        raise ConfigurationError(
+            f"shutdown_signal must be an event, a future or awaitable, found {shutdown_signal!r}"
+        )
     stop(None)
 
 

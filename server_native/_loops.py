@@ -1,8 +1,8 @@
 """How a pump runs inside asyncio.
 
-On a loop of ours (:func:`new_event_loop`) the selector *is* the pump: ``select()`` drives the native runtime, which also watches
-the selector's own descriptor, so nothing crosses a thread. On any other loop native threads drive, and an eventfd read by the
-loop tells when events wait. ADR 0004 has the figures.
+On a loop of ours (:func:`new_event_loop`) the selector *is* the pump: ``select()`` drives the native runtime,
+which also watches the selector's own descriptor, so nothing crosses a thread. On any other loop native threads
+drive, and an eventfd read by the loop tells when events wait. ADR 0004 has the figures.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ __all__ = ["LoopPump", "NativeSelector", "new_event_loop", "run_in_loop"]
 class NativeSelector(selectors.DefaultSelector):
     """A selector that drives a native runtime while it waits, once a server is started on its loop.
 
-    The runtime sees this selector's descriptor edge-triggered, asyncio expects level-triggered readiness: after an edge the
-    inner ``select(0)`` is called before every wait until it finds nothing, and only then is the next edge relied on.
+    The runtime sees this selector's descriptor edge-triggered, asyncio expects level-triggered readiness: after
+    an edge the inner ``select(0)`` is called before every wait until it finds nothing, and only then is the
+    next edge relied on.
     """
 
     _pump: Pump | None = None
@@ -67,7 +68,8 @@ class NativeSelector(selectors.DefaultSelector):
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """An asyncio loop on which servers of this package are fastest; otherwise an ordinary ``SelectorEventLoop``.
 
-    For ``asyncio.Runner(loop_factory=server_native.new_event_loop)``. Subprocesses, signals and ``add_reader`` work as usual.
+    For ``asyncio.Runner(loop_factory=server_native.new_event_loop)``. Subprocesses, signals and ``add_reader``
+    work as usual.
 
     >>> import server_native
     >>> loop = server_native.new_event_loop()
@@ -82,7 +84,7 @@ def run_in_loop(loop: asyncio.AbstractEventLoop, io_threads: int | None) -> Loop
     """A pump for this loop, in the form that suits it. Must be called in the loop's thread."""
     selector = getattr(loop, "_selector", None)
     if isinstance(selector, NativeSelector) and selector.is_free and not io_threads:
-        return _Driven(loop, selector)
+        return _Driven(selector)
     if io_threads == 0:
         raise ConfigurationError(
             "io_threads=0 needs a loop of server_native.new_event_loop() that serves nothing else yet; "
@@ -104,7 +106,7 @@ class LoopPump:
 
 
 class _Driven(LoopPump):
-    def __init__(self, loop: asyncio.AbstractEventLoop, selector: NativeSelector) -> None:
+    def __init__(self, selector: NativeSelector) -> None:
         self._selector = selector
         self.pump = _Noticed(0, None, self)
         selector.attach(self.pump)
@@ -168,7 +170,9 @@ class _Signalled(LoopPump):
 class _Noticed(Pump):
     """A pump that tells its loop when the runtime has stopped."""
 
-    def __init__(self, io_threads: int, on_first: Callable[[], object] | None, host: LoopPump) -> None:
+    def __init__(
+        self, io_threads: int, on_first: Callable[[], object] | None, host: LoopPump
+    ) -> None:
         super().__init__(io_threads, on_first)
         self._host = host
 

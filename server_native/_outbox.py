@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ._bindings.abi import FLAG_END, Command, Reason
-from ._ffi import Runtime, pack_record
+from ._ffi import FLAG_END, Command, Reason, Runtime, pack_record
 
 __all__ = ["CHUNK", "Outbox"]
 
@@ -70,10 +69,14 @@ class Outbox:
             self._arena, self._size = [], 0
             self._runtime.submit(b"".join(records), len(records), b"".join(arena), size)
 
-    def _add(self, stream: int, kind: int, flags: int, code: int, payload: bytes, aux: int = 0) -> None:
+    def _add(
+        self, stream: int, kind: int, flags: int, code: int, payload: bytes, aux: int = 0
+    ) -> None:
         if not self._records and self._on_first is not None:
             self._on_first()
-        self._records.append(pack_record(stream, 0, self._size, len(payload), kind, flags, code, aux))
+        self._records.append(
+            pack_record(stream, 0, self._size, len(payload), kind, flags, code, aux)
+        )
         if payload:
             self._arena.append(payload)
             self._size += len(payload)

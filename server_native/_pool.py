@@ -1,4 +1,4 @@
-"""Threads that run synchronous handlers. Daemon threads: a handler that never returns must not keep the process alive."""
+"""Threads that run synchronous handlers: daemons, so that one that never returns does not keep the process alive."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Pool:
         return len(self._busy)
 
     def close(self, patience: float) -> None:
-        """Ends idle threads; waits up to ``patience`` seconds in all for busy ones, then leaves them to the process's end."""
+        """Ends idle threads; waits up to ``patience`` seconds for busy ones, then leaves them to the process's end."""
         for _ in self._threads:
             self._jobs.put(None)
         until = time.monotonic() + patience
@@ -50,7 +50,10 @@ class Pool:
         # An idle thread needs a moment to end; that is nothing to tell.
         busy = self.busy
         if busy:
-            log.warning("%d handler threads were still busy at the end of the grace and are left behind", busy)
+            log.warning(
+                "%d handler threads were still busy at the end of the grace and are left behind",
+                busy,
+            )
         self._threads.clear()
 
     def _work(self) -> None:

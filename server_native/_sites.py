@@ -1,19 +1,20 @@
 """How handlers are run: inline, on a pool, or as asyncio tasks. Each is a :class:`~server_native._dispatch.Site`.
 
-Failures end here: an exception is logged once with its traceback and answered with 500, or with an abrupt end when the head has
-gone already. What the client does reaches the handler as cancellation, ``request.disconnected`` or ``ClientDisconnected``.
+Failures end here: an exception is logged once with its traceback and answered with 500, or with an abrupt end
+when the head has gone already. What the client does reaches the handler as cancellation,
+``request.disconnected`` or ``ClientDisconnected``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
-from ._bindings.abi import FLAG_END, FLAG_EXPECT, Reason
 from ._dispatch import Peer, Pump
+from ._ffi import FLAG_END, FLAG_EXPECT, Reason
 from ._lifecycle import StopNow
 from ._outbox import CHUNK, Outbox
 from ._pool import Pool
@@ -28,7 +29,10 @@ __all__ = ["InlineSite", "TaskSite"]
 log = logging.getLogger("server_native")
 
 _FAILED = NativeDirectResponse.text("Internal Server Error\n", status=500)
-_TOO_LATE = NativeDirectResponse.text("Service Unavailable: the handler took too long\n", status=503)
+_TOO_LATE = NativeDirectResponse.text(
+    "Service Unavailable: the handler took too long\n", status=503
+)
+_NOT_HERE = "a plain handler cannot stream an asynchronous iterable (%r)"
 #: Statuses that never have a body (RFC 9110 sections 6.4.1 and 15.3.6).
 _BODILESS = frozenset((204, 205, 304))
 _CANCELLED, _STOPPING = Reason.CANCELLED, int(Reason.STOPPING)
@@ -39,7 +43,9 @@ Handler = Callable[[NativeDirectRequest], Any]
 class _Site:
     """What all ways have in common."""
 
-    def __init__(self, pump: Pump, handler: Handler, config: ServerConfig, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, pump: Pump, handler: Handler, config: ServerConfig, stop: Callable[[], None]
+    ) -> None:
         self._pump = pump
         self._handler = handler
         self._window = config.limits.send_window
@@ -68,25 +74,28 @@ class _Site:
             expects = bool(flags & FLAG_EXPECT)
             inflow = ThreadInflow(stream, outbox, payload, self._receive_window, expects)
         request = NativeDirectRequest(stream, peer, flags, line, fields, payload, inflow)
-        sink = _Sink(request, inflow, ThreadOutflow(stream, outbox, self._window))
+        flow = ThreadOutflow(stream, outbox, self._window)
+        sink = _Sink(request, inflow, flow)
         self._pump.streams[stream] = sink
-        self._pool.submit(lambda: self._work(request, sink))
+        self._pool.submit(lambda: self._work(request, flow))
 
-    def _work(self, request: NativeDirectRequest, sink: _Sink) -> None:
-        flow = sink.outflow
-        assert isinstance(flow, ThreadOutflow)
+    def _work(self, request: NativeDirectRequest, flow: ThreadOutflow) -> None:
         outbox = flow.outbox
         try:
             if request.disconnected:
                 return
             response = _framed(request, self._call(request))
             source = response.source
+            if isinstance(source, AsyncIterable):
+                log.error(_NOT_HERE, request)
+                outbox.head(request.stream, 500, _FAILED.fields, _FAILED.payload, True)
+                return
             outbox.head(request.stream, response.status, response.fields, *_opening(response, flow))
             outbox.flush()
             if source is None:
-                flow.write(response.payload[CHUNK:]) if len(response.payload) > self._window else None
-            elif isinstance(source, AsyncIterable):
-                raise TypeError("a plain handler cannot stream an asynchronous iterable")
+                flow.write(response.payload[CHUNK:]) if len(
+                    response.payload
+                ) > self._window else None
             else:
                 for chunk in source:
                     flow.write(chunk)
@@ -97,7 +106,7 @@ class _Site:
         except Exception:
             log.exception("the body of %r failed; the stream is reset", request)
             outbox.reset(request.stream, _CANCELLED)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             self._exits(error)
             outbox.reset(request.stream, _CANCELLED)
         finally:
@@ -117,12 +126,12 @@ class _Site:
         except Exception:
             log.exception("the handler failed on %r", request)
             return _FAILED
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             self._exits(error)
             return _FAILED
 
     def _exits(self, error: BaseException) -> None:
-        """sys.exit() in a handler: its client is answered, the server stops, the exception goes on its way after that."""
+        """sys.exit() in a handler: its client is answered, the server stops, then the exception goes on its way."""
         self.raised = self.raised or error
         self._stop()
 
@@ -137,10 +146,20 @@ class InlineSite(_Site):
         self._all_pooled = config.threads > 0
 
     def opened(
-        self, stream: int, peer: Peer, flags: int, arena: bytes, line: int, fields: int, body: int, end: int
+        self,
+        stream: int,
+        peer: Peer,
+        flags: int,
+        arena: bytes,
+        line: int,
+        fields: int,
+        body: int,
+        end: int,
     ) -> None:
         if self._all_pooled or not flags & FLAG_END:
-            self._pooled(stream, peer, flags, arena[line:fields], arena[fields:body], arena[body:end])
+            self._pooled(
+                stream, peer, flags, arena[line:fields], arena[fields:body], arena[body:end]
+            )
             return
         request = NativeDirectRequest(
             stream, peer, flags, arena[line:fields], arena[fields:body], arena[body:end], None
@@ -155,7 +174,7 @@ class InlineSite(_Site):
             response = _FAILED
         except StopNow:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             self._exits(error)
             response = _FAILED
         payload = response.payload
@@ -170,7 +189,7 @@ class InlineSite(_Site):
         response = _framed(request, response)
         source = response.source
         if isinstance(source, AsyncIterable):
-            log.error("a plain handler cannot stream an asynchronous iterable (%r)", request)
+            log.error(_NOT_HERE, request)
             pump.outbox.head(stream, 500, _FAILED.fields, _FAILED.payload, True)
             return
         if source is None and len(response.payload) <= self._window:
@@ -189,7 +208,9 @@ class _Sink:
 
     __slots__ = ("inflow", "outflow", "request")
 
-    def __init__(self, request: NativeDirectRequest, inflow: Inflow | None, outflow: Outflow) -> None:
+    def __init__(
+        self, request: NativeDirectRequest, inflow: Inflow | None, outflow: Outflow
+    ) -> None:
         self.request = request
         self.inflow = inflow
         self.outflow = outflow
@@ -287,7 +308,7 @@ class TaskSite(_Site):
     def __init__(
         self,
         pump: Pump,
-        handler: Callable[[NativeDirectRequest], Awaitable[Any]],
+        handler: Handler,
         config: ServerConfig,
         stop: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
@@ -302,7 +323,15 @@ class TaskSite(_Site):
         return [sink.task for sink in self._pump.streams.values() if isinstance(sink, _Tasked)]
 
     def opened(
-        self, stream: int, peer: Peer, flags: int, arena: bytes, line: int, fields: int, body: int, end: int
+        self,
+        stream: int,
+        peer: Peer,
+        flags: int,
+        arena: bytes,
+        line: int,
+        fields: int,
+        body: int,
+        end: int,
     ) -> None:
         pump, payload = self._pump, arena[body:end]
         inflow = None
@@ -336,7 +365,7 @@ class TaskSite(_Site):
             response = _FAILED
         except StopNow:
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             self._exits(error)
             response = _FAILED
         payload = response.payload
@@ -378,15 +407,15 @@ class TaskSite(_Site):
     async def _stream(self, request: NativeDirectRequest, response: NativeDirectResponse) -> None:
         pump, stream = self._pump, request.stream
         flow = LoopOutflow(stream, pump.outbox, self._window)
-        sink = pump.streams[stream]
-        assert isinstance(sink, _Tasked)
-        sink.outflow = flow
+        cast("_Tasked", pump.streams[stream]).outflow = flow
         source = response.source
         response = _framed(request, response)
         try:
             if response.source is None and len(response.payload) <= self._window:
                 if pump.streams.pop(stream, None) is not None:
-                    pump.outbox.head(stream, response.status, response.fields, response.payload, True)
+                    pump.outbox.head(
+                        stream, response.status, response.fields, response.payload, True
+                    )
                 return
             pump.outbox.head(stream, response.status, response.fields, b"", False)
             if source is None:
@@ -402,7 +431,7 @@ class TaskSite(_Site):
                 pump.outbox.end(stream, trailers)
         except ClientDisconnected:
             pump.streams.pop(stream, None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             if pump.streams.pop(stream, None) is not None and not pump.closed:
                 pump.outbox.reset(stream, _CANCELLED)
             if isinstance(error, (asyncio.CancelledError, StopNow)):
@@ -424,7 +453,9 @@ class _Tasked:
 
     __slots__ = ("inflow", "outflow", "request", "task")
 
-    def __init__(self, request: NativeDirectRequest, inflow: LoopInflow | None, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self, request: NativeDirectRequest, inflow: LoopInflow | None, task: asyncio.Task[None]
+    ) -> None:
         self.request = request
         self.inflow = inflow
         self.task = task
@@ -456,7 +487,7 @@ class _Tasked:
 
 
 def _framed(request: NativeDirectRequest, response: NativeDirectResponse) -> NativeDirectResponse:
-    """A response that is not sent in one piece: without a source where no body may follow, with its length where known."""
+    """A response not sent in one piece: without a source where no body may follow, with its length where known."""
     source, fields, payload = response.source, response.fields, response.payload
     if source is None and b"content-length" not in fields.split(b"\0")[::2]:
         fields += b"%scontent-length\0%d" % (b"\0" if fields else b"", len(payload))

@@ -1,7 +1,8 @@
 """The two directions of one stream as handlers see them: request body in, response body out, both with back-pressure.
 
-Each direction has a form for handlers on the event loop and one for handlers on a thread; they differ in how they wait and in
-which outbox they use, nothing else. The pump's thread (or the loop's) feeds, the handler takes.
+Each direction has a form for handlers on the event loop and one for handlers on a thread; they differ in how
+they wait and in which outbox they use, nothing else. The pump's thread (or the loop's) feeds, the handler
+takes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,21 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ._bindings.abi import Reason
+from ._ffi import Reason
 from .errors import ClientDisconnected
 
 if TYPE_CHECKING:
     from ._outbox import Outbox
 
-__all__ = ["Inflow", "LoopInflow", "LoopOutflow", "Outflow", "ThreadInflow", "ThreadOutflow", "disconnected"]
+__all__ = [
+    "Inflow",
+    "LoopInflow",
+    "LoopOutflow",
+    "Outflow",
+    "ThreadInflow",
+    "ThreadOutflow",
+    "disconnected",
+]
 
 _WHY = {
     Reason.GONE: "the client is gone",
@@ -36,7 +45,9 @@ def disconnected(reason: int) -> ClientDisconnected:
 class Inflow:
     """A request body that is still arriving."""
 
-    def __init__(self, stream: int, outbox: Outbox, first: bytes, window: int, expects: bool) -> None:
+    def __init__(
+        self, stream: int, outbox: Outbox, first: bytes, window: int, expects: bool
+    ) -> None:
         self._stream = stream
         self._outbox = outbox
         self._chunks: deque[bytes] = deque([first] if first else [])
@@ -123,7 +134,9 @@ class LoopInflow(Inflow):
 class ThreadInflow(Inflow):
     """Read by a pool thread, fed by the pump's."""
 
-    def __init__(self, stream: int, outbox: Outbox, first: bytes, window: int, expects: bool) -> None:
+    def __init__(
+        self, stream: int, outbox: Outbox, first: bytes, window: int, expects: bool
+    ) -> None:
         super().__init__(stream, outbox, first, window, expects)
         self._condition = threading.Condition()
 

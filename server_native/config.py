@@ -85,8 +85,8 @@ class ServerConfig:
     v6_only: bool = False
     shared: bool = False
     http2: bool = True
-    #: 0: the serving thread drives; N: N native threads do. ``None`` chooses: 0, or 1 where Python threads or a foreign
-    #: event loop answer.
+    #: 0: the serving thread drives; N: N native threads do. ``None`` chooses: 0, or 1 where Python threads or a
+    #: foreign event loop answer.
     io_threads: int | None = None
     #: Python threads that run handlers. 0: sync handlers run where events arrive, async ones on the loop.
     threads: int = 0
@@ -108,16 +108,22 @@ class ServerConfig:
                 continue
             number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
             if not number or not 0 <= (seconds or 0) <= 4_000_000:
-                raise ConfigurationError(f"{name} must be seconds from 0 to 4000000, found {seconds!r}")
+                raise ConfigurationError(
+                    f"{name} must be seconds from 0 to 4000000, found {seconds!r}"
+                )
         if not isinstance(self.host, str) or not self.host:
             raise ConfigurationError(f"host must be an address or a name, found {self.host!r}")
         if not isinstance(self.limits, Limits):
             raise ConfigurationError(f"limits must be server_native.Limits, found {self.limits!r}")
         if not isinstance(self.routes, Mapping):
-            raise ConfigurationError(f"routes must be a mapping of paths to responses, found {self.routes!r}")
+            raise ConfigurationError(
+                f"routes must be a mapping of paths to responses, found {self.routes!r}"
+            )
         for name in ("v6_only", "shared", "http2"):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigurationError(f"{name} must be True or False, found {getattr(self, name)!r}")
+                raise ConfigurationError(
+                    f"{name} must be True or False, found {getattr(self, name)!r}"
+                )
 
     @classmethod
     def parse(cls, **options: Any) -> ServerConfig:

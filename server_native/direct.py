@@ -4,8 +4,8 @@
 >>> def handler(request):
 ...     return NativeDirectResponse.text("hello " + request.path)
 
-``serve_native_direct(handler, port=8080)`` then serves it until SIGINT or SIGTERM; ``start_native_direct`` does the same inside a
-running asyncio loop.
+``serve_native_direct(handler, port=8080)`` then serves it until SIGINT or SIGTERM; ``start_native_direct`` does
+the same inside a running asyncio loop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ._loops import LoopPump, new_event_loop, run_in_loop
 from ._sites import InlineSite, TaskSite
 from .config import Limits, ServerConfig
 from .errors import ConfigurationError, StoppingError
-from .http import HandlerResult, NativeDirectRequest, NativeDirectResponse, as_response
+from .http import HandlerResult, NativeDirectRequest, as_response
 
 __all__ = [
     "NativeDirectHandler",
@@ -35,7 +35,9 @@ __all__ = [
     "start_native_direct",
 ]
 
-NativeDirectHandler: TypeAlias = Callable[[NativeDirectRequest], "HandlerResult | Awaitable[HandlerResult]"]
+NativeDirectHandler: TypeAlias = Callable[
+    [NativeDirectRequest], "HandlerResult | Awaitable[HandlerResult]"
+]
 log = logging.getLogger("server_native")
 
 #: Seconds handlers that were cancelled, or threads that were told, may take to notice.
@@ -48,7 +50,9 @@ Routes: TypeAlias = "Mapping[str, HandlerResult]"
 class NativeServer:
     """A running server. Made by ``start_native_direct``, or given to ``on_ready`` of ``serve_native_direct``."""
 
-    def __init__(self, config: ServerConfig, pump: Pump, listener: int, address: tuple[str, int]) -> None:
+    def __init__(
+        self, config: ServerConfig, pump: Pump, listener: int, address: tuple[str, int]
+    ) -> None:
         self._config = config
         self._pump = pump
         self._listener = listener
@@ -66,14 +70,17 @@ class NativeServer:
     def url(self) -> str:
         """Where a client on this machine finds it."""
         host, port = self.addresses[0]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        # An unspecified address is no place to connect to.
+        if ipaddress.ip_address(host).is_unspecified:
+            host = "::1" if ":" in host else "127.0.0.1"
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def close(self, *, grace: float | None = None) -> Awaitable[None]:
         """Begins to stop and returns at once; awaiting the result waits for the end. From any thread.
 
-        No new connection is accepted, requests in flight have ``grace`` seconds (the configured ones by default), handlers are
-        told a moment before that, what is left then is reset. Calling it again can only hasten the end.
+        No new connection is accepted, requests in flight have ``grace`` seconds (the configured ones by
+        default), handlers are told a moment before that, what is left then is reset. Calling it again can only
+        hasten the end.
         """
         self._stopping = True
         with contextlib.suppress(StoppingError):
@@ -81,7 +88,7 @@ class NativeServer:
         return self._over
 
     def stats(self) -> dict[str, int]:
-        """Figures of the native side as of now: connections, streams, what was refused and why. For eyes and tests."""
+        """Figures of the native side as of now: connections, streams, what was refused. For eyes and tests."""
         return self._pump.runtime.stats()
 
     def _stop(self, grace: float | None = None) -> None:
@@ -127,9 +134,9 @@ def serve_native_direct(
 ) -> None:
     """Serves HTTP with ``handler`` and blocks until the server is stopped.
 
-    ``handler`` takes a :class:`~server_native.NativeDirectRequest` and returns a response, or is ``async def`` and does so.
-    Plain handlers run in this thread when the whole request is here and on a pool otherwise; ``threads=N`` runs all of them on
-    N threads. Asynchronous ones run as tasks of a loop made for them.
+    ``handler`` takes a :class:`~server_native.NativeDirectRequest` and returns a response, or is ``async def``
+    and does so. Plain handlers run in this thread when the whole request is here and on a pool otherwise;
+    ``threads=N`` runs all of them on N threads. Asynchronous ones run as tasks of a loop made for them.
 
     :param host: address or name; ``ipaddress`` objects too.
     :param port: 0 lets the system choose; ``on_ready`` gets the server, and its ``port``, once it accepts.
@@ -144,9 +151,9 @@ def serve_native_direct(
     :param limits: see :class:`~server_native.Limits`.
     :param routes: constant responses by path, answered natively without Python.
 
-    SIGINT and SIGTERM (in the main thread) stop it gracefully and it returns; a second one forces the end and exits with 128 +
-    the signal's number. Raises ``OSError`` (:class:`~server_native.errors.NativeIOError`) when it cannot listen and
-    :class:`~server_native.errors.ConfigurationError` for an impossible option.
+    SIGINT and SIGTERM (in the main thread) stop it gracefully and it returns; a second one forces the end and
+    exits with 128 + the signal's number. Raises ``OSError`` (:class:`~server_native.errors.NativeIOError`) when
+    it cannot listen and :class:`~server_native.errors.ConfigurationError` for an impossible option.
     """
     config = ServerConfig.parse(
         host=host,
@@ -185,8 +192,8 @@ def start_native_direct(
 ) -> StartedServer:
     """Starts serving inside the running asyncio loop: ``async with start_native_direct(handler) as server``.
 
-    Options as :func:`serve_native_direct`; signals are the caller's. Leaving the block closes the server with its ``grace``.
-    ``await start_native_direct(...)`` works too, and leaves closing to ``await server.close()``.
+    Options as :func:`serve_native_direct`; signals are the caller's. Leaving the block closes the server with
+    its ``grace``. ``await start_native_direct(...)`` works too, and leaves closing to ``await server.close()``.
     """
     config = ServerConfig.parse(
         host=host,
@@ -209,7 +216,10 @@ class StartedServer:
     """What :func:`start_native_direct` answers: awaitable, and an asynchronous context manager."""
 
     def __init__(
-        self, handler: NativeDirectHandler, config: ServerConfig, shutdown_signal: ShutdownSignal | None
+        self,
+        handler: NativeDirectHandler,
+        config: ServerConfig,
+        shutdown_signal: ShutdownSignal | None,
     ) -> None:
         self._arguments = (handler, config, shutdown_signal)
         self._running: _InLoop | None = None
@@ -221,7 +231,10 @@ class StartedServer:
         return await self._start()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._running is not None:
             await self._running.server.close()
@@ -241,7 +254,9 @@ def _serve_inline(
     on_ready: Callable[[NativeServer], object] | None,
 ) -> None:
     if config.handler_timeout is not None:
-        raise ConfigurationError("handler_timeout needs an asynchronous handler: a plain one cannot be interrupted")
+        raise ConfigurationError(
+            "handler_timeout needs an asynchronous handler: a plain one cannot be interrupted"
+        )
     io_threads = config.io_threads
     pump = Pump((1 if config.threads else 0) if io_threads is None else io_threads)
     server: NativeServer | None = None
@@ -251,7 +266,10 @@ def _serve_inline(
         server = _bind(pump, config)
         site = InlineSite(pump, handler, config, server._stop)
         pump.sites[server._listener] = site
-        with _lifecycle.signals(server._stop, config.grace) as wakeups, _lifecycle.follow(shutdown_signal, server._stop):
+        with (
+            _lifecycle.signals(server._stop, config.grace) as wakeups,
+            _lifecycle.follow(shutdown_signal, server._stop),
+        ):
             if wakeups is not None:
                 pump.runtime.watch(wakeups)
             pump.runtime.listen(server._listener)
@@ -272,7 +290,7 @@ def _serve_inline(
         pump.free()
         if server is not None:
             server._over.set()
-    if site.raised is not None:
+    if site is not None and site.raised is not None:
         raise site.raised
     if code is not None:
         raise SystemExit(code)
@@ -332,7 +350,9 @@ class _InLoop:
     ) -> None:
         asynchronous = _is_async(handler)
         if config.handler_timeout is not None and not asynchronous:
-            raise ConfigurationError("handler_timeout needs an asynchronous handler: a plain one cannot be interrupted")
+            raise ConfigurationError(
+                "handler_timeout needs an asynchronous handler: a plain one cannot be interrupted"
+            )
         io_threads = config.io_threads
         if io_threads is None and config.threads:
             io_threads = 1
@@ -346,7 +366,9 @@ class _InLoop:
             self.server = _bind(pump, config)
             stop = self.server._stop
             self.site: TaskSite | InlineSite = (
-                TaskSite(pump, handler, config, stop, loop) if asynchronous else InlineSite(pump, handler, config, stop)
+                TaskSite(pump, handler, config, stop, loop)
+                if asynchronous
+                else InlineSite(pump, handler, config, stop)
             )
             pump.sites[self.server._listener] = self.site
             pump.runtime.listen(self.server._listener)
@@ -380,7 +402,7 @@ class _InLoop:
             # Cancelled already; one that takes no notice is left to its loop.
             await asyncio.wait([*handlers, *followers], timeout=_PATIENCE)
         until = self._loop.time() + _PATIENCE
-        while self.site.busy and self._loop.time() < until:
+        while self.site.busy and self._loop.time() < until:  # noqa: ASYNC110 - threads announce nothing
             # Threads were told too; the loop must not block for them.
             await asyncio.sleep(0.005)
         self.site.end(0.0)
@@ -401,7 +423,9 @@ def _bind(pump: Pump, config: ServerConfig) -> NativeServer:
     for path, result in config.routes.items():
         response = as_response(result)
         if response.source is not None:
-            raise ConfigurationError(f"the route {path!r} must be a response with a whole body, not a stream")
+            raise ConfigurationError(
+                f"the route {path!r} must be a response with a whole body, not a stream"
+            )
         pump.runtime.route(listener, path, response.status, response.fields, response.payload)
     return NativeServer(config, pump, listener, pump.runtime.address(listener))
 
@@ -416,8 +440,12 @@ def _announce(server: NativeServer) -> None:
 
 def _is_async(handler: NativeDirectHandler) -> bool:
     if not callable(handler):
-        raise ConfigurationError(f"the handler must be callable with one request, found {handler!r}")
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
+        raise ConfigurationError(
+            f"the handler must be callable with one request, found {handler!r}"
+        )
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        type(handler).__call__
+    )
 
 
 def _close_loop(loop: asyncio.AbstractEventLoop) -> None:

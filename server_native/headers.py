@@ -1,7 +1,7 @@
 """Request lines and header fields: decoded on the way in, checked and encoded on the way out.
 
-Decoding is lazy and remembered: keep-alive clients repeat the same request line and the same header block, so the decoded form
-of a block that was seen before costs one dictionary lookup.
+Decoding is lazy and remembered: keep-alive clients repeat the same request line and the same header block, so
+the decoded form of a block that was seen before costs one dictionary lookup.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ def read_line(line: bytes) -> RequestLine:
 
 
 class Headers:
-    """Header fields in order, duplicates kept; names are lower case, looked up in any case. Immutable.
+    r"""Header fields in order, duplicates kept; names are lower case, looked up in any case. Immutable.
 
     Values decode as ISO-8859-1, which loses nothing (RFC 9110 section 5.5).
 
-    >>> headers = Headers(b"host\\0example.org\\0accept\\0*/*")
+    >>> headers = Headers(b"host\0example.org\0accept\0*/*")
     >>> headers["Host"], headers.get("cookie"), list(headers)
     ('example.org', None, [('host', 'example.org'), ('accept', '*/*')])
     """
@@ -140,8 +140,8 @@ _encoded: dict[tuple[tuple[str | bytes, str | bytes], ...], bytes] = {}
 def encode_fields(headers: HeaderSource) -> bytes:
     """Checks header fields and joins them with NUL, as the native side takes them.
 
-    Raises :class:`~server_native.errors.ConfigurationError` (a ``ValueError``) for a name that is no token and for a value
-    with CR, LF, NUL or another control (RFC 9110 section 5.5), before anything is written.
+    Raises :class:`~server_native.errors.ConfigurationError` (a ``ValueError``) for a name that is no token and
+    for a value with CR, LF, NUL or another control (RFC 9110 section 5.5), before anything is written.
     """
     pairs: Any = tuple(headers.items()) if isinstance(headers, Mapping) else tuple(headers)
     try:
@@ -155,7 +155,9 @@ def encode_fields(headers: HeaderSource) -> bytes:
         try:
             name, value = pair
         except (TypeError, ValueError):
-            raise ConfigurationError(f"a header must be a pair of name and value, found {pair!r}") from None
+            raise ConfigurationError(
+                f"a header must be a pair of name and value, found {pair!r}"
+            ) from None
         parts.append(_name(name))
         parts.append(_value(name, value))
     block = b"\0".join(parts)
@@ -176,7 +178,9 @@ def _name(name: object) -> bytes:
         raise ConfigurationError(f"a header name must be str or bytes, found {name!r}")
     data = data.lower()
     if _TOKEN.match(data) is None:
-        raise ConfigurationError(f"a header name must be a token (RFC 9110 section 5.6.2), found {name!r}")
+        raise ConfigurationError(
+            f"a header name must be a token (RFC 9110 section 5.6.2), found {name!r}"
+        )
     return data
 
 
@@ -193,7 +197,9 @@ def _value(name: object, value: object) -> bytes:
     elif isinstance(value, bytes):
         data = value
     else:
-        raise ConfigurationError(f"the value of header {name!r} must be str, bytes or int, found {value!r}")
+        raise ConfigurationError(
+            f"the value of header {name!r} must be str, bytes or int, found {value!r}"
+        )
     if _FORBIDDEN.search(data) is not None:
         raise ConfigurationError(
             f"the value of header {name!r} must not have CR, LF, NUL or another control character, found {value!r}"

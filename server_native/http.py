@@ -10,7 +10,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ._bindings.abi import Protocol
+from ._ffi import Protocol
 from ._streams import Inflow, LoopInflow, ThreadInflow
 from .errors import ConfigurationError
 from .headers import Headers, HeaderSource, encode_fields, read_line
@@ -34,8 +34,8 @@ Trailers: TypeAlias = "HeaderSource | Callable[[], HeaderSource]"
 class NativeDirectRequest:
     """One request. Made by the server; everything is decoded when it is asked for.
 
-    The body is read once, in one of three ways: ``await request.read()`` or ``async for chunk in request`` in asynchronous
-    handlers, ``for chunk in request`` or :attr:`body` in plain ones.
+    The body is read once, in one of three ways: ``await request.read()`` or ``async for chunk in request`` in
+    asynchronous handlers, ``for chunk in request`` or :attr:`body` in plain ones.
     """
 
     __slots__ = (
@@ -44,14 +44,20 @@ class NativeDirectRequest:
         "_flags",
         "_inflow",
         "_line",
-
         "_payload",
         "_peer",
         "stream",
     )
 
     def __init__(
-        self, stream: int, peer: Peer, flags: int, line: bytes, fields: bytes, payload: bytes, inflow: Inflow | None
+        self,
+        stream: int,
+        peer: Peer,
+        flags: int,
+        line: bytes,
+        fields: bytes,
+        payload: bytes,
+        inflow: Inflow | None,
     ) -> None:
         #: Number of the stream; never used again.
         self.stream = stream
@@ -159,7 +165,9 @@ class NativeDirectRequest:
         if inflow is None:
             return iter((self._payload,) if self._payload else ())
         if not isinstance(inflow, ThreadInflow):
-            raise RuntimeError("this body is still arriving: use `await request.read()` or `async for` here")
+            raise RuntimeError(
+                "this body is still arriving: use `await request.read()` or `async for` here"
+            )
         return iter(inflow.next, b"")
 
     async def _chunks_async(self) -> AsyncIterator[bytes]:
@@ -221,7 +229,9 @@ class NativeDirectResponse:
         self.trailers = trailers
 
     @classmethod
-    def text(cls, text: str, *, status: int = 200, headers: HeaderSource | None = None) -> NativeDirectResponse:
+    def text(
+        cls, text: str, *, status: int = 200, headers: HeaderSource | None = None
+    ) -> NativeDirectResponse:
         """Text as UTF-8, ``text/plain`` unless ``headers`` say otherwise."""
         if headers is None and status == 200:
             return cls(200, _TEXT, text.encode())
@@ -229,16 +239,24 @@ class NativeDirectResponse:
 
     @classmethod
     def bytes(
-        cls, data: _Bytes | bytearray | memoryview = b"", *, status: int = 200, headers: HeaderSource | None = None
+        cls,
+        data: _Bytes | bytearray | memoryview = b"",
+        *,
+        status: int = 200,
+        headers: HeaderSource | None = None,
     ) -> NativeDirectResponse:
         """Bytes, ``application/octet-stream`` unless ``headers`` say otherwise."""
         payload = data if isinstance(data, _Bytes) else _Bytes(data)
         return cls(_status(status), _with_type(headers, _BINARY if payload else b""), payload)
 
     @classmethod
-    def json(cls, value: Any, *, status: int = 200, headers: HeaderSource | None = None) -> NativeDirectResponse:
-        """A value as JSON (RFC 8259), in UTF-8 and without spaces; ``ValueError`` for NaN and infinity, which it does not have."""
-        payload = _json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    def json(
+        cls, value: Any, *, status: int = 200, headers: HeaderSource | None = None
+    ) -> NativeDirectResponse:
+        """A value as JSON (RFC 8259), UTF-8 without spaces; ``ValueError`` for NaN and infinity, which it lacks."""
+        payload = _json.dumps(
+            value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode()
         return cls(_status(status), _with_type(headers, _JSON), payload)
 
     @classmethod
@@ -252,12 +270,14 @@ class NativeDirectResponse:
     ) -> NativeDirectResponse:
         """A body made piece by piece, as the client takes it. Sent once.
 
-        ``source`` is an iterable or asynchronous iterable of bytes. With a ``content-length`` header exactly that many bytes
-        must come; without one the length is open. ``trailers`` are sent after it: fields, or a function called at the end
-        that answers them.
+        ``source`` is an iterable or asynchronous iterable of bytes. With a ``content-length`` header exactly
+        that many bytes must come; without one the length is open. ``trailers`` are sent after it: fields, or a
+        function called at the end that answers them.
         """
         if isinstance(source, (str, _Bytes)) or not isinstance(source, (Iterable, AsyncIterable)):
-            raise ConfigurationError(f"a streamed body must be an iterable of bytes, found {type(source).__name__}")
+            raise ConfigurationError(
+                f"a streamed body must be an iterable of bytes, found {type(source).__name__}"
+            )
         return cls(_status(status), _with_type(headers, _BINARY), b"", source, trailers)
 
     @classmethod
@@ -281,9 +301,17 @@ class NativeDirectResponse:
         if encoding is not None:
             fields.append(("content-encoding", encoding))
         given = _pairs(headers)
-        names = {name.lower() if isinstance(name, str) else name.decode("latin-1").lower() for name, _ in given}
+        names = {
+            name.lower() if isinstance(name, str) else name.decode("latin-1").lower()
+            for name, _ in given
+        }
         fields = [field for field in fields if field[0] not in names]
-        return cls(_status(status), encode_fields([*fields, *given]), b"", _file_chunks(place, stat.st_size))
+        return cls(
+            _status(status),
+            encode_fields([*fields, *given]),
+            b"",
+            _file_chunks(place, stat.st_size),
+        )
 
     @classmethod
     def pre_encoded(
@@ -299,7 +327,8 @@ class NativeDirectResponse:
 
 #: What a handler may return.
 HandlerResult: TypeAlias = (
-    "NativeDirectResponse | str | bytes | dict[str, Any] | list[Any] | tuple[int, str | bytes | dict[str, Any] | list[Any]]"
+    "NativeDirectResponse | str | bytes | dict[str, Any] | list[Any]"
+    " | tuple[int, str | bytes | dict[str, Any] | list[Any]]"
 )
 
 
@@ -324,7 +353,9 @@ def as_response(result: object) -> NativeDirectResponse:
 
 def _status(status: int) -> int:
     if not isinstance(status, int) or not 200 <= status <= 999:
-        raise ConfigurationError(f"a response status must be an integer from 200 to 999, found {status!r}")
+        raise ConfigurationError(
+            f"a response status must be an integer from 200 to 999, found {status!r}"
+        )
     return status
 
 
@@ -352,5 +383,3 @@ def _file_chunks(path: Path, size: int) -> Iterator[_Bytes]:
                 raise OSError(f"{path} became shorter while it was sent: {size} bytes are missing")
             size -= len(chunk)
             yield chunk
-
-

@@ -18,7 +18,7 @@ pub enum Status {
     InvalidArgument = 10,
     /// No such listener, batch or stream.
     NotFound = 11,
-    /// Another thread is inside `sn_next`.
+    /// Another thread is inside `sn_next`, or too many commands wait.
     Busy = 12,
     /// The runtime is stopping and takes nothing new.
     Stopping = 13,

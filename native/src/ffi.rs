@@ -242,6 +242,7 @@ pub unsafe extern "C" fn sn_bind(
             http2: options.http2,
             limits: options.limits,
         };
+        runtime.core.check_running()?;
         let bound = Bound::new(runtime.core.exchange(), binding)?;
         *out = bound.id();
         lock(&runtime.bound).insert(bound.id(), bound);
@@ -395,7 +396,8 @@ pub unsafe extern "C" fn sn_next(runtime: *const Runtime, batch: *mut Batch, tim
 }
 
 /// Hands over commands; copied before it returns, never blocks, so it may be called with an interpreter lock held. Nothing is
-/// taken when a record is wrong. Commands for streams that are over are counted, not refused.
+/// taken when a record is wrong, and BUSY is answered when far more waits than any window allows. Commands for streams that
+/// are over are counted, not refused.
 ///
 /// # Safety
 /// `records` has `count` records and `arena` has `arena_length` bytes, unless null.
@@ -432,7 +434,8 @@ pub unsafe extern "C" fn sn_submit(
     })
 }
 
-/// Makes the current or next `sn_next` return WOKEN. From any thread; never blocks.
+/// Makes the current or next `sn_next` return: WOKEN, or OK with events and WOKEN from the one after. From any thread; never
+/// blocks.
 ///
 /// # Safety
 /// `runtime` is null or live.

@@ -121,13 +121,19 @@ impl Runtime {
 
     /// Adds a bound listener; it accepts from now on.
     pub fn listen(&self, bound: Bound) -> Result<()> {
-        if self.inner.deadline.borrow().is_some() {
-            return Err(Error::new(Status::Stopping, "the runtime is stopping"));
-        }
+        self.check_running()?;
         let _context = self.inner.tokio.enter();
         let listener = bound.listen(&self.inner.exchange, &self.inner.connections)?;
         lock(&self.inner.listeners).insert(listener.id(), listener);
         Ok(())
+    }
+
+    /// Whether new listeners are taken: not once the runtime is stopping.
+    pub fn check_running(&self) -> Result<()> {
+        match *self.inner.deadline.borrow() {
+            Some(_) => Err(Error::new(Status::Stopping, "the runtime is stopping")),
+            None => Ok(()),
+        }
     }
 
     /// Stops accepting on one listener; its connections go on. Tells CLOSED for it.
@@ -184,9 +190,13 @@ impl Runtime {
         batch.header.watched = u32::from(turn.watched);
         let taken = inner.exchange.take(batch);
         inner.depart(&mut absences);
-        match taken? {
-            0 if turn.watched => Ok(Status::Ok),
-            0 => Ok(turn.status),
+        match (taken?, turn.status) {
+            (0, status) if !turn.watched => Ok(status),
+            (_, Status::Woken) => {
+                // Events are told first; the wake is for the next call, so that it is never lost.
+                inner.woken.store(true, Ordering::SeqCst);
+                Ok(Status::Ok)
+            }
             _ => Ok(Status::Ok),
         }
     }

@@ -410,8 +410,7 @@ static void serve(uint32_t io_threads) {
   CHECK(stats.stale_commands == 1);
   printf("io_threads %u: %d connections told, %d drain notices\n", io_threads, accepted, drained);
   answered(__LINE__, "sn_next", sn_next(runtime, batch, 0), SN_STATUS_CLOSED);
-  OK(sn_bind(runtime, &options, &listener));
-  REFUSED(sn_listen(runtime, listener), SN_STATUS_STOPPING, "stop");
+  REFUSED(sn_bind(runtime, &options, &listener), SN_STATUS_STOPPING, "stop");
   OK(sn_free(runtime));
   OK(sn_batch_free(batch));
 }

@@ -46,7 +46,10 @@ class Load:
         upload = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n" + b"x" * 50_000
         while not self._over.is_set():
             port = self.port
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
+            with (
+                suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), timeout=20) as wire,
+            ):
                 for _ in range(10):
                     wire.sendall(request)
                     if not wire.recv(65536).startswith(b"HTTP/1.1 200"):

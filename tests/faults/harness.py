@@ -120,7 +120,7 @@ class Child:
         """Sends a command and answers what it printed, as JSON."""
         mark = len(self.lines)
         self.tell(command)
-        return json.loads(self.expect(command.split()[0] + "=", after=mark))
+        return json.loads(self.expect(command.split(maxsplit=1)[0] + "=", after=mark))
 
     def stats(self) -> dict[str, int]:
         answer: dict[str, int] = self.ask("stats")
@@ -212,8 +212,12 @@ class Child:
 class Victim(Child):
     """The server of ``victim.py``."""
 
-    def __init__(self, mode: str, *, before: Callable[[], None] | None = None, **options: Any) -> None:
-        super().__init__("-m", "tests.faults.victim", json.dumps({"mode": mode, **options}), before=before)
+    def __init__(
+        self, mode: str, *, before: Callable[[], None] | None = None, **options: Any
+    ) -> None:
+        super().__init__(
+            "-m", "tests.faults.victim", json.dumps({"mode": mode, **options}), before=before
+        )
         self.port = int(self.expect("ready"))
 
     def probe(self) -> None:
@@ -360,7 +364,9 @@ class Wire:
 class H2Wire:
     """An HTTP/2 client made of frames, without a state machine: it may do anything, and goes on after GOAWAY."""
 
-    def __init__(self, port: int, *, settings: dict[int, int] | None = None, acknowledge: bool = True) -> None:
+    def __init__(
+        self, port: int, *, settings: dict[int, int] | None = None, acknowledge: bool = True
+    ) -> None:
         self.wire = Wire(port)
         self.frames: list[Frame] = []
         self._encoder = hpack.Encoder()
@@ -376,7 +382,9 @@ class H2Wire:
         """Sends frames in one write."""
         self.wire.send(b"".join(frame.serialize() for frame in frames))
 
-    def fields(self, path: str, method: str = "GET", more: tuple[tuple[str, str], ...] = ()) -> bytes:
+    def fields(
+        self, path: str, method: str = "GET", more: tuple[tuple[str, str], ...] = ()
+    ) -> bytes:
         """A request head, encoded."""
         pseudo = ((":method", method), (":scheme", "http"), (":authority", "x"), (":path", path))
         return self._encoder.encode([*pseudo, *more])
@@ -400,7 +408,9 @@ class H2Wire:
         self.send(PingFrame(0, opaque_data=payload))
         self.until(
             lambda frame: (
-                isinstance(frame, PingFrame) and "ACK" in frame.flags and frame.opaque_data == payload
+                isinstance(frame, PingFrame)
+                and "ACK" in frame.flags
+                and frame.opaque_data == payload
             )
         )
 
@@ -412,7 +422,9 @@ class H2Wire:
 
     def ended(self, stream: int) -> bool:
         """Whether the response is complete."""
-        return any(frame.stream_id == stream and "END_STREAM" in frame.flags for frame in self.frames)
+        return any(
+            frame.stream_id == stream and "END_STREAM" in frame.flags for frame in self.frames
+        )
 
     def answer(self, stream: int) -> tuple[dict[str, str], bytes]:
         """A whole response."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from tests.faults.harness import Child
 
 kinds = pytest.mark.parametrize("kind", ["thread", "pool", "io", "loop", "own-loop"])
@@ -29,4 +30,3 @@ def test_twenty_starts_and_stops_leave_nothing_behind(kind: str) -> None:
 @kinds
 def test_two_hundred_starts_and_stops_leave_nothing_behind(kind: str) -> None:
     check(kind, 200)
-

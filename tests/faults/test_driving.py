@@ -7,9 +7,18 @@ import threading
 import time
 
 import pytest
+
 from tests.faults.harness import H2Wire, Victim, Wire, background, eventually
 
-DRIVES = [("sync", 0), ("sync", 1), ("sync", 2), ("async", 0), ("async", 1), ("async", 2), ("loop", None)]
+DRIVES = [
+    ("sync", 0),
+    ("sync", 1),
+    ("sync", 2),
+    ("async", 0),
+    ("async", 1),
+    ("async", 2),
+    ("loop", None),
+]
 
 #: Far below the grace of the server that an idle one must not wait for.
 PROMPT = 5.0

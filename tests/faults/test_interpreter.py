@@ -7,6 +7,7 @@ import threading
 from contextlib import suppress
 
 import pytest
+
 from tests.faults.harness import Child, Wire, background
 
 START = """
@@ -104,7 +105,10 @@ ENDINGS = {
     "exception": ("raise RuntimeError('at top level')", 1),
     "interrupt": ("signal.raise_signal(signal.SIGINT); time.sleep(60)", -signal.SIGINT),
     "close and go": ("servers[0].close(grace=0.0)", 0),
-    "atexit": ("import atexit; atexit.register(servers[0].close); atexit.register(servers[0].stats)", 0),
+    "atexit": (
+        "import atexit; atexit.register(servers[0].close); atexit.register(servers[0].stats)",
+        0,
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 from hyperframe.frame import DataFrame
+
 from tests.faults.harness import H2Wire, Victim, Wire, eventually
 
 GRACE = 1.0
@@ -169,7 +170,11 @@ def test_an_endless_stream_ends_with_its_client_reading_or_not(mode: str, reads:
 @modes
 @signals
 def test_half_a_request_head_does_not_hold_the_stop_up(mode: str, number: signal.Signals) -> None:
-    with Victim(mode, grace=GRACE) as victim, Wire(victim.port) as wire, Wire(victim.port) as second:
+    with (
+        Victim(mode, grace=GRACE) as victim,
+        Wire(victim.port) as wire,
+        Wire(victim.port) as second,
+    ):
         wire.send(b"GET /hello HTTP/1.1\r\nhos")
         second.get("/hello")
         second.send(b"GET /hello HTTP/1.1\r\nhos")
@@ -334,14 +339,22 @@ def test_two_signals_of_different_kinds_force_with_the_second(
         *(
             (mode, kind)
             for mode in ("loop", "loop-sync", "uvloop")
-            for kind in ("threading.Event", "Future", "asyncio.Event", "asyncio.Future", "coroutine")
+            for kind in (
+                "threading.Event",
+                "Future",
+                "asyncio.Event",
+                "asyncio.Future",
+                "coroutine",
+            )
         ),
     ],
 )
 def test_every_kind_of_shutdown_signal_stops(mode: str, kind: str) -> None:
     with Victim(mode, grace=GRACE, shutdown=kind) as victim, Wire(victim.port) as wire:
         assert wire.get("/hello").body == b"hello"
-        if mode != "loop-sync":  # a plain handler in the loop's thread keeps everything the loop awaits
+        if (
+            mode != "loop-sync"
+        ):  # a plain handler in the loop's thread keeps everything the loop awaits
             wire.request("/finish")
             victim.expect("begin")
         victim.tell("trigger")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.faults.harness import Child
 
 SOURCES = {

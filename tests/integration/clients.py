@@ -64,7 +64,10 @@ class Wire:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.socket.close()
 
@@ -207,7 +210,9 @@ _NOTHING = H2Answer([], b"", [], 0, False, None)
 class H2:
     """An HTTP/2 connection with prior knowledge, by the sans-io library ``h2``."""
 
-    def __init__(self, address: tuple[str, int], *, acknowledge: bool = True, window: int | None = None) -> None:
+    def __init__(
+        self, address: tuple[str, int], *, acknowledge: bool = True, window: int | None = None
+    ) -> None:
         self.socket = socket.create_connection(address, PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = h2.config.H2Configuration(client_side=True, header_encoding="latin-1")
@@ -227,12 +232,16 @@ class H2:
         self.goaways: list[h2.events.ConnectionTerminated] = []
         self.pings = 0
         self.eof = False
+        self._unread = bytearray()
 
     def __enter__(self) -> H2:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.socket.close()
 
@@ -241,11 +250,21 @@ class H2:
             self.socket.sendall(data)
 
     def open(
-        self, path: str = "/", *fields: tuple[str, str], method: str = "GET", authority: str = "test", end: bool = True
+        self,
+        path: str = "/",
+        *fields: tuple[str, str],
+        method: str = "GET",
+        authority: str = "test",
+        end: bool = True,
     ) -> int:
         """Sends a request head; answers the stream."""
         stream = self.state.get_next_available_stream_id()
-        pseudo = [(":method", method), (":scheme", "http"), (":authority", authority), (":path", path)]
+        pseudo = [
+            (":method", method),
+            (":scheme", "http"),
+            (":authority", authority),
+            (":path", path),
+        ]
         self.state.send_headers(stream, [*pseudo, *fields], end_stream=end)
         self.flush()
         return stream
@@ -254,7 +273,9 @@ class H2:
         """Sends body bytes as the server's windows allow."""
         view = memoryview(data)
         while view:
-            room = min(self.state.local_flow_control_window(stream), self.state.max_outbound_frame_size)
+            room = min(
+                self.state.local_flow_control_window(stream), self.state.max_outbound_frame_size
+            )
             if room <= 0:
                 self.take()
                 continue
@@ -265,7 +286,9 @@ class H2:
             self.state.end_stream(stream)
             self.flush()
 
-    def request(self, path: str = "/", *fields: tuple[str, str], method: str = "GET", body: bytes = b"") -> H2Answer:
+    def request(
+        self, path: str = "/", *fields: tuple[str, str], method: str = "GET", body: bytes = b""
+    ) -> H2Answer:
         """One request and its answer."""
         stream = self.open(path, *fields, method=method, end=not body)
         if body:
@@ -291,8 +314,17 @@ class H2:
         if not data:
             self.eof = True
             return False
-        for event in self.state.receive_data(data):
-            self._heed(event)
+        self._unread += data
+        # Frame by frame: to this library a connection is over with the first GOAWAY, but streams
+        # may finish (RFC 9113 section 6.8).
+        while len(self._unread) >= 9:
+            size = 9 + int.from_bytes(self._unread[:3], "big")
+            if len(self._unread) < size:
+                break
+            frame = bytes(self._unread[:size])
+            del self._unread[:size]
+            for event in self.state.receive_data(frame):
+                self._heed(event)
         self.flush()
         return True
 
@@ -304,6 +336,7 @@ class H2:
     def _heed(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.ConnectionTerminated):
             self.goaways.append(event)
+            self.state.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
         elif isinstance(event, h2.events.PingAckReceived):
             self.pings += 1
         stream = getattr(event, "stream_id", None)

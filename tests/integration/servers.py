@@ -22,6 +22,7 @@ from server_native import (
     serve_native_direct,
     start_native_direct,
 )
+from tests.integration.clients import eventually
 
 __all__ = ["MODES", "Mode", "Running", "Serve"]
 
@@ -82,7 +83,9 @@ _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 class Running:
     """A server in its thread."""
 
-    def __init__(self, handler: Callable[[NativeDirectRequest], Any], host: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self, handler: Callable[[NativeDirectRequest], Any], host: str, options: dict[str, Any]
+    ) -> None:
         self._ready = threading.Event()
         self._failure: BaseException | None = None
         self._server: NativeServer | None = None
@@ -91,7 +94,9 @@ class Running:
         options = {"port": 0, "grace": 0.2, **options}
         target = self._block if host == "blocking" else self._embed
         arguments = (handler, options) if host == "blocking" else (handler, options, _LOOPS[host])
-        self.thread = threading.Thread(target=self._run, args=(target, arguments), name="server under test")
+        self.thread = threading.Thread(
+            target=self._run, args=(target, arguments), name="server under test"
+        )
         self.thread.start()
         if not self._ready.wait(PATIENCE):
             raise TimeoutError("the server did not start")
@@ -144,7 +149,10 @@ class Running:
         serve_native_direct(handler, on_ready=self._announce, **options)
 
     def _embed(
-        self, handler: Any, options: dict[str, Any], factory: Callable[[], asyncio.AbstractEventLoop]
+        self,
+        handler: Any,
+        options: dict[str, Any],
+        factory: Callable[[], asyncio.AbstractEventLoop],
     ) -> None:
         async def main() -> None:
             self._leave = asyncio.Event()
@@ -172,7 +180,9 @@ class Serve:
         self._collector.emit = self._records.append  # type: ignore[method-assign]
         logging.getLogger("server_native").addHandler(self._collector)
 
-    def __call__(self, handler: Callable[..., Any], mode: Mode | None = None, **options: Any) -> Running:
+    def __call__(
+        self, handler: Callable[..., Any], mode: Mode | None = None, **options: Any
+    ) -> Running:
         """Runs ``handler``; with a mode it is a function of request and body, without one it is served as it is."""
         if mode is None:
             running = Running(handler, "blocking", options)
@@ -181,14 +191,18 @@ class Serve:
         self._running.append(running)
         return running
 
-    def embedded(self, handler: Callable[[NativeDirectRequest], Any], loop: str, **options: Any) -> Running:
+    def embedded(
+        self, handler: Callable[[NativeDirectRequest], Any], loop: str, **options: Any
+    ) -> Running:
         """Runs ``handler`` as it is inside a loop of this kind."""
         running = Running(handler, loop, options)
         self._running.append(running)
         return running
 
-    def logged(self) -> list[str]:
-        """What was logged since the last call, tracebacks included."""
+    def logged(self, expected: int = 0) -> list[str]:
+        """What was logged since the last call, with tracebacks; waits for ``expected`` entries."""
+        if expected:
+            eventually(lambda: len(self._records) >= expected, f"{expected} log entries")
         formatter = logging.Formatter()
         texts = [formatter.format(record) for record in self._records]
         self._records.clear()

@@ -20,13 +20,20 @@ CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n"
 
 def test_many_tiny_chunks(serve: Serve, mode: Mode) -> None:
     with Wire(serve(lambda _, body: body, mode).address) as wire:
-        wire.send(CHUNKED + b"\r\n" + b"".join(b"1\r\n%c\r\n" % (97 + at % 26) for at in range(20_000)) + b"0\r\n\r\n")
+        wire.send(
+            CHUNKED
+            + b"\r\n"
+            + b"".join(b"1\r\n%c\r\n" % (97 + at % 26) for at in range(20_000))
+            + b"0\r\n\r\n"
+        )
         assert wire.answer().body == b"".join(b"%c" % (97 + at % 26) for at in range(20_000))
         assert wire.get().body == b""
 
 
 def test_many_tiny_chunks_out(serve: Serve, mode: Mode) -> None:
-    running = serve(lambda _request, _body: Response.stream(b"%c" % (97 + at % 26) for at in range(5_000)), mode)
+    running = serve(
+        lambda _request, _body: Response.stream(b"%c" % (97 + at % 26) for at in range(5_000)), mode
+    )
     expected = b"".join(b"%c" % (97 + at % 26) for at in range(5_000))
     with Wire(running.address) as wire:
         assert [wire.get().body, wire.get().body] == [expected] * 2
@@ -73,7 +80,9 @@ class TestTrailers:
 
     @pytest.mark.parametrize("announced", [b"", b"trailer: x-sum\r\n"])
     @pytest.mark.parametrize("size", [0, 5, 300_000])
-    def test_of_a_request_over_http1(self, serve: Serve, mode: Mode, announced: bytes, size: int) -> None:
+    def test_of_a_request_over_http1(
+        self, serve: Serve, mode: Mode, announced: bytes, size: int
+    ) -> None:
         with Wire(serve(self.tell, mode).address) as wire:
             chunk = b"%x\r\n%s\r\n" % (size, b"x" * size) if size else b""
             wire.send(CHUNKED + announced + b"\r\n" + chunk + b"0\r\nX-Sum: 7 \r\nx-b: \r\n\r\n")
@@ -103,7 +112,9 @@ class TestTrailers:
                     yield b"x" * size
 
             trailers: Any = (lambda: [("X-Total", str(total))]) if late else {"x-total": "100001"}
-            return Response.stream(chunks(), trailers=trailers, headers={"trailer": "x-total"} if announced else {})
+            return Response.stream(
+                chunks(), trailers=trailers, headers={"trailer": "x-total"} if announced else {}
+            )
 
         running = serve(handler, mode)
         with Wire(running.address) as wire:
@@ -112,11 +123,18 @@ class TestTrailers:
                 assert (len(answer.body), answer.trailers) == (100_001, [("x-total", "100001")])
         with H2(running.address) as client:
             other = client.request()
-            assert (len(other.body), other.trailers, other.ended) == (100_001, [("x-total", "100001")], True)
+            assert (len(other.body), other.trailers, other.ended) == (
+                100_001,
+                [("x-total", "100001")],
+                True,
+            )
 
     def test_that_cannot_be_are_an_abrupt_end(self, serve: Serve, mode: Mode) -> None:
         running = serve(
-            lambda _request, _body: Response.stream(iter([b"x"]), trailers=lambda: {"x": "a\r\nb: c"}), mode
+            lambda _request, _body: Response.stream(
+                iter([b"x"]), trailers=lambda: {"x": "a\r\nb: c"}
+            ),
+            mode,
         )
         with Wire(running.address) as wire:
             wire.request()
@@ -125,7 +143,9 @@ class TestTrailers:
             assert client.request().reset is not None
         assert len(serve.logged()) == 2
 
-    @pytest.mark.parametrize("name", [b"content-length", b"transfer-encoding", b"host", b"authorization"])
+    @pytest.mark.parametrize(
+        "name", [b"content-length", b"transfer-encoding", b"host", b"authorization"]
+    )
     def test_that_would_change_the_request_are_refused(self, serve: Serve, name: bytes) -> None:
         with Wire(serve(self.tell, Mode("task", asynchronous=True)).address) as wire:
             wire.send(CHUNKED + b"\r\n1\r\nx\r\n0\r\n" + name + b": 1\r\n\r\n")
@@ -139,7 +159,9 @@ class TestExpect:
     HEAD = b"POST /%s HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n"
 
     @pytest.mark.parametrize("asynchronous", [True, False])
-    def test_100_is_sent_when_the_handler_reads_and_not_before(self, serve: Serve, asynchronous: bool) -> None:
+    def test_100_is_sent_when_the_handler_reads_and_not_before(
+        self, serve: Serve, asynchronous: bool
+    ) -> None:
         begun, go_on = threading.Event(), threading.Event()
 
         async def reads(request: NativeDirectRequest) -> bytes:
@@ -198,7 +220,11 @@ class TestExpect:
     @pytest.mark.parametrize("value", [b"200-maybe", b"100-continue, x"])
     def test_other_expectations_are_417(self, serve: Serve, value: bytes) -> None:
         with Wire(serve(lambda _: "never").address) as wire:
-            wire.send(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: " + value + b"\r\ncontent-length: 1\r\n\r\nx")
+            wire.send(
+                b"POST / HTTP/1.1\r\nhost: a\r\nexpect: "
+                + value
+                + b"\r\ncontent-length: 1\r\n\r\nx"
+            )
             assert wire.answer().status == 417
 
     def test_curl_waits_for_100(self, serve: Serve) -> None:
@@ -207,9 +233,22 @@ class TestExpect:
         async def reads(request: NativeDirectRequest) -> str:
             return str(len(await request.read()))
 
-        arguments = ["curl", "-sSv", "--expect100-timeout", "9", "-H", "expect: 100-continue", "--data-binary", "@-"]
+        arguments = [
+            "curl",
+            "-sSv",
+            "--expect100-timeout",
+            "9",
+            "-H",
+            "expect: 100-continue",
+            "--data-binary",
+            "@-",
+        ]
         done = subprocess.run(
-            [*arguments, serve(reads).url], input=b"x" * 300_000, capture_output=True, timeout=PATIENCE, check=True
+            [*arguments, serve(reads).url],
+            input=b"x" * 300_000,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=True,
         )
         assert done.stdout == b"300000"
         assert b"< HTTP/1.1 100 Continue" in done.stderr
@@ -220,7 +259,9 @@ class TestEarlyAnswers:
 
     @pytest.mark.parametrize("framing", ["length", "chunked"])
     @pytest.mark.parametrize("size", [10, 60_000, 70_000, 300_000, 3_000_000])
-    def test_the_answer_arrives_and_the_connection_is_clean(self, serve: Serve, framing: str, size: int) -> None:
+    def test_the_answer_arrives_and_the_connection_is_clean(
+        self, serve: Serve, framing: str, size: int
+    ) -> None:
         """Either the rest of the body is read away and the connection goes on, or it is closed after the answer."""
 
         async def refuses(request: NativeDirectRequest) -> str:
@@ -298,7 +339,11 @@ class TestTooLarge:
             wire.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size)
             if size > 100_000:
                 answer = wire.answer()
-                assert (answer.status, answer.header("connection"), wire.rest()) == (413, "close", b"")
+                assert (answer.status, answer.header("connection"), wire.rest()) == (
+                    413,
+                    "close",
+                    b"",
+                )
                 assert called == []
             else:
                 wire.send(b"x" * size)
@@ -325,6 +370,8 @@ class TestTooLarge:
             if not declared:
                 client.send(stream, b"x" * 100_000)
                 client.send(stream, b"x", end=True)
-            client.wait(lambda: client.known(stream).ended or client.known(stream).reset is not None)
+            client.wait(
+                lambda: client.known(stream).ended or client.known(stream).reset is not None
+            )
             assert client.known(stream).status == 413
             assert client.request().body == b"0", "the connection goes on"

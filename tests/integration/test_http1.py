@@ -92,7 +92,9 @@ def test_answers_of_a_pool_come_in_order_too(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 10, 300_000])
-def test_a_client_that_closes_its_side_still_gets_the_answer(serve: Serve, mode: Mode, size: int) -> None:
+def test_a_client_that_closes_its_side_still_gets_the_answer(
+    serve: Serve, mode: Mode, size: int
+) -> None:
     with Wire(serve(echo, mode).address) as wire:
         wire.request("/a", method="POST", body=b"x" * size)
         wire.half_close()
@@ -100,7 +102,9 @@ def test_a_client_that_closes_its_side_still_gets_the_answer(serve: Serve, mode:
         assert wire.rest() == b""
 
 
-def test_a_client_that_closes_its_side_gets_every_pipelined_answer(serve: Serve, mode: Mode) -> None:
+def test_a_client_that_closes_its_side_gets_every_pipelined_answer(
+    serve: Serve, mode: Mode
+) -> None:
     with Wire(serve(echo, mode).address) as wire:
         wire.send(b"".join(b"GET /%d HTTP/1.1\r\nhost: a\r\n\r\n" % number for number in range(10)))
         wire.half_close()
@@ -241,7 +245,9 @@ def test_a_reset_closes_the_generator_of_a_response(serve: Serve, mode: Mode) ->
 def test_an_empty_line_before_a_request_is_skipped(serve: Serve) -> None:
     """RFC 9112 section 2.2; clients of old sent one after the body of a POST."""
     with Wire(serve(lambda request: request.path).address) as wire:
-        wire.send(b"\r\nGET /a HTTP/1.1\r\nhost: a\r\n\r\n\r\n\r\nGET /b HTTP/1.1\r\nhost: a\r\n\r\n")
+        wire.send(
+            b"\r\nGET /a HTTP/1.1\r\nhost: a\r\n\r\n\r\n\r\nGET /b HTTP/1.1\r\nhost: a\r\n\r\n"
+        )
         assert [wire.answer().body, wire.answer().body] == [b"/a", b"/b"]
 
 
@@ -303,7 +309,11 @@ class TestHttp10:
         with Wire(serve(lambda request, _: request.protocol, mode).address) as wire:
             wire.send(b"GET / HTTP/1.0\r\n\r\n")
             answer = wire.answer()
-            assert (answer.body, answer.header("connection"), wire.rest()) == (b"HTTP/1.0", "close", b"")
+            assert (answer.body, answer.header("connection"), wire.rest()) == (
+                b"HTTP/1.0",
+                "close",
+                b"",
+            )
 
     def test_the_connection_is_kept_when_asked_for(self, serve: Serve, mode: Mode) -> None:
         with Wire(serve(lambda request, _: request.protocol, mode).address) as wire:
@@ -313,7 +323,9 @@ class TestHttp10:
                 assert (answer.body, answer.header("connection")) == (b"HTTP/1.0", "keep-alive")
 
     @pytest.mark.parametrize("keep_alive", [b"", b"connection: keep-alive\r\n"])
-    def test_a_stream_ends_with_the_connection(self, serve: Serve, mode: Mode, keep_alive: bytes) -> None:
+    def test_a_stream_ends_with_the_connection(
+        self, serve: Serve, mode: Mode, keep_alive: bytes
+    ) -> None:
         running = serve(lambda _request, _body: Response.stream(iter([b"a" * 100_000, b"b"])), mode)
         with Wire(running.address) as wire:
             wire.send(b"GET / HTTP/1.0\r\n" + keep_alive + b"\r\n")
@@ -364,5 +376,9 @@ def test_a_stop_answers_what_is_in_flight_with_a_close(serve: Serve) -> None:
         assert idle.rest() == b"", "an idle connection ends at once"
         go_on.set()
         answer = wire.answer()
-        assert (answer.body, answer.header("connection"), wire.rest()) == (b"finished", "close", b"")
+        assert (answer.body, answer.header("connection"), wire.rest()) == (
+            b"finished",
+            "close",
+            b"",
+        )
     running.join()

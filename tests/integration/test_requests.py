@@ -96,8 +96,12 @@ def test_headers_are_looked_up_in_any_case_and_duplicates_are_kept(serve: Serve)
 
     def handler(request: NativeDirectRequest) -> str:
         headers = request.headers
-        seen.append((request.header("x-TAG"), request.header("absent"), request.header("absent", "x")))
-        seen.append((headers["X-Tag"], headers.get_all("x-Tag"), "X-TAG" in headers, "absent" in headers))
+        seen.append(
+            (request.header("x-TAG"), request.header("absent"), request.header("absent", "x"))
+        )
+        seen.append(
+            (headers["X-Tag"], headers.get_all("x-Tag"), "X-TAG" in headers, "absent" in headers)
+        )
         with pytest.raises(KeyError):
             headers["absent"]
         return ""
@@ -120,7 +124,9 @@ def test_headers_are_looked_up_in_any_case_and_duplicates_are_kept(serve: Serve)
     ],
 )
 def test_targets_of_every_form(serve: Serve, line: bytes, expected: tuple[str, str, str]) -> None:
-    running = serve(lambda request: [request.method, request.authority, request.path, request.query])
+    running = serve(
+        lambda request: [request.method, request.authority, request.path, request.query]
+    )
     with Wire(running.address) as wire:
         wire.send(line + b"\r\n\r\n")
         assert json_of(wire.answer().body) == [line.split()[0].decode(), *expected]
@@ -143,8 +149,13 @@ BODIES = [b"", b"x", b"y" * 1000, b"z" * 65_536, b"w" * 65_537, b"v" * 1_000_000
 
 @pytest.mark.parametrize("size", [len(body) for body in BODIES])
 @pytest.mark.parametrize("framing", ["length", "chunked", "h2"])
-def test_a_body_of_any_size_arrives_whole(serve: Serve, mode: Mode, size: int, framing: str) -> None:
-    if mode.name not in {"inline-driven", "pool", "task-driven", "task-in-uvloop"} and size != 65_537:
+def test_a_body_of_any_size_arrives_whole(
+    serve: Serve, mode: Mode, size: int, framing: str
+) -> None:
+    if (
+        mode.name not in {"inline-driven", "pool", "task-driven", "task-in-uvloop"}
+        and size != 65_537
+    ):
         size = 65_537
     body = gzip.compress(bytes(range(256)), 0)[:251] * (size // 251 + 1)
     body = body[:size]
@@ -168,13 +179,17 @@ def test_a_body_of_any_size_arrives_whole(serve: Serve, mode: Mode, size: int, f
 
 @pytest.mark.parametrize("how", ["read", "for", "twice"])
 @pytest.mark.parametrize("size", [10, 300_000])
-def test_an_asynchronous_handler_reads_its_body_in_either_way(serve: Serve, how: str, size: int) -> None:
+def test_an_asynchronous_handler_reads_its_body_in_either_way(
+    serve: Serve, how: str, size: int
+) -> None:
     async def handler(request: NativeDirectRequest) -> bytes:
         if how == "for":
             return b"".join([chunk async for chunk in request])
         body = await request.read()
         if how == "twice" and size == 10:
-            assert await request.read() == body, "a body that came with the request may be read again"
+            assert await request.read() == body, (
+                "a body that came with the request may be read again"
+            )
         return body
 
     with Wire(serve(handler).address) as wire:

@@ -35,12 +35,18 @@ Response = NativeDirectResponse
         (Response.pre_encoded(200, {"content-type": "x/y"}, b"z"), 200, "x/y", b"z"),
     ],
 )
-def test_values_and_responses(serve: Serve, result: Any, status: int, kind: str | None, body: bytes) -> None:
+def test_values_and_responses(
+    serve: Serve, result: Any, status: int, kind: str | None, body: bytes
+) -> None:
     running = serve(lambda _: result)
     with Wire(running.address) as wire:
         for _ in range(2):
             answer = wire.get()
-            assert (answer.status, answer.header("content-type"), answer.body) == (status, kind, body)
+            assert (answer.status, answer.header("content-type"), answer.body) == (
+                status,
+                kind,
+                body,
+            )
             assert answer.header("content-length") == str(len(body))
             assert answer.header("date") is not None
             assert answer.header("connection") is None
@@ -50,8 +56,13 @@ def test_values_and_responses(serve: Serve, result: Any, status: int, kind: str 
         assert other.header("content-length") == str(len(body))
 
 
-@pytest.mark.parametrize("wrong", [None, 7, object(), ("200", "x"), (200, 7), (200, "x", "y"), {1, 2}, (99, "x"), (1000, "x")])
-def test_a_result_that_is_no_response_is_a_500_and_named_in_the_log(serve: Serve, mode: Mode, wrong: Any) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [None, 7, object(), ("200", "x"), (200, 7), (200, "x", "y"), {1, 2}, (99, "x"), (1000, "x")],
+)
+def test_a_result_that_is_no_response_is_a_500_and_named_in_the_log(
+    serve: Serve, mode: Mode, wrong: Any
+) -> None:
     running = serve(lambda _request, _body: wrong, mode)
     with Wire(running.address) as wire:
         assert wire.get("/here").status == 500
@@ -75,7 +86,9 @@ async def _async() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("length", [None, len(b"".join(CHUNKS))])
-def test_a_stream_arrives_whole_with_and_without_a_length(serve: Serve, mode: Mode, length: int | None) -> None:
+def test_a_stream_arrives_whole_with_and_without_a_length(
+    serve: Serve, mode: Mode, length: int | None
+) -> None:
     headers = {"content-length": str(length)} if length is not None else {}
 
     def handler(request: NativeDirectRequest, _: bytes) -> NativeDirectResponse:
@@ -143,7 +156,9 @@ def test_the_first_chunk_is_on_the_wire_before_the_second_is_made(serve: Serve, 
 
 
 @pytest.mark.parametrize("size", [0, 5, 200_000])
-def test_a_file_is_sent_with_its_type_length_and_date(serve: Serve, mode: Mode, tmp_path: Path, size: int) -> None:
+def test_a_file_is_sent_with_its_type_length_and_date(
+    serve: Serve, mode: Mode, tmp_path: Path, size: int
+) -> None:
     place = tmp_path / "page.html"
     place.write_bytes(b"f" * size)
     running = serve(lambda _request, _body: Response.file(place), mode)
@@ -182,7 +197,9 @@ def test_a_file_that_shrinks_while_it_is_sent_ends_abruptly(serve: Serve, tmp_pa
 
 @pytest.mark.parametrize("status", [204, 304])
 @pytest.mark.parametrize("body", ["", "text", "stream"])
-def test_statuses_without_a_body_have_none_whatever_the_handler_says(serve: Serve, mode: Mode, status: int, body: str) -> None:
+def test_statuses_without_a_body_have_none_whatever_the_handler_says(
+    serve: Serve, mode: Mode, status: int, body: str
+) -> None:
     def handler(_: NativeDirectRequest, __: bytes) -> NativeDirectResponse:
         if body == "stream":
             return Response.stream(iter([b"never sent"]), status=status)
@@ -229,11 +246,23 @@ def test_a_205_has_an_empty_body(serve: Serve, mode: Mode, body: str) -> None:
 
 def test_fields_of_the_connection_are_ours(serve: Serve) -> None:
     """A handler cannot choose the framing: what it says about the hop is left out, apart from ``connection: close``."""
-    fields = [("transfer-encoding", "gzip"), ("connection", "keep-alive"), ("keep-alive", "timeout=1"), ("x", "y")]
-    running = serve(lambda request: Response.pre_encoded(200, fields if request.path == "/" else {"connection": "close"}, b"body"))
+    fields = [
+        ("transfer-encoding", "gzip"),
+        ("connection", "keep-alive"),
+        ("keep-alive", "timeout=1"),
+        ("x", "y"),
+    ]
+    running = serve(
+        lambda request: Response.pre_encoded(
+            200, fields if request.path == "/" else {"connection": "close"}, b"body"
+        )
+    )
     with Wire(running.address) as wire:
         answer = wire.get()
-        assert [field for field in answer.headers if field[0] != "date"] == [("x", "y"), ("content-length", "4")]
+        assert [field for field in answer.headers if field[0] != "date"] == [
+            ("x", "y"),
+            ("content-length", "4"),
+        ]
         last = wire.get("/close")
         assert (last.header("connection"), last.body, wire.rest()) == ("close", b"body", b"")
     with H2(running.address) as client:
@@ -243,7 +272,12 @@ def test_fields_of_the_connection_are_ours(serve: Serve) -> None:
 
 
 def test_a_handlers_date_and_repeated_fields_are_kept(serve: Serve) -> None:
-    fields = [("Date", "Thu, 01 Jan 1970 00:00:00 GMT"), ("Set-Cookie", "a=1"), ("set-cookie", "b=2"), ("x-latin", "é")]
+    fields = [
+        ("Date", "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ("Set-Cookie", "a=1"),
+        ("set-cookie", "b=2"),
+        ("x-latin", "é"),
+    ]
     running = serve(lambda _: Response.pre_encoded(200, fields, b""))
     expected = [(name.lower(), value) for name, value in fields]
     with Wire(running.address) as wire:
@@ -252,7 +286,9 @@ def test_a_handlers_date_and_repeated_fields_are_kept(serve: Serve) -> None:
     with H2(running.address) as client:
         headers = client.request().headers
         assert [value for name, value in headers if name == "set-cookie"] == ["a=1", "b=2"]
-        assert [value for name, value in headers if name == "date"] == ["Thu, 01 Jan 1970 00:00:00 GMT"]
+        assert [value for name, value in headers if name == "date"] == [
+            "Thu, 01 Jan 1970 00:00:00 GMT"
+        ]
 
 
 def test_one_response_may_be_sent_any_number_of_times(serve: Serve, mode: Mode) -> None:

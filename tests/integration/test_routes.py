@@ -6,7 +6,12 @@ import threading
 
 import pytest
 
-from server_native import ConfigurationError, NativeDirectRequest, NativeDirectResponse, serve_native_direct
+from server_native import (
+    ConfigurationError,
+    NativeDirectRequest,
+    NativeDirectResponse,
+    serve_native_direct,
+)
 from tests.integration.clients import H2, Wire
 from tests.integration.servers import Mode, Serve
 
@@ -28,7 +33,11 @@ def test_over_http1(serve: Serve, mode: Mode) -> None:
     with Wire(serve(handler, mode, routes=ROUTES).address) as wire:
         for path in ("/health", "/health?deep=1", "/health?"):
             answer = wire.get(path)
-            assert (answer.status, answer.body, answer.header("content-length")) == (200, b"ok", "2")
+            assert (answer.status, answer.body, answer.header("content-length")) == (
+                200,
+                b"ok",
+                "2",
+            )
             assert answer.header("date") is not None
         data = wire.get("/data")
         assert (data.status, data.body, data.header("x-tag")) == (201, b'{"a":1}', "t")
@@ -50,7 +59,11 @@ def test_over_http2(serve: Serve, mode: Mode) -> None:
     with H2(serve(handler, mode, routes=ROUTES).address) as client:
         for path in ("/health", "/health?deep=1"):
             answer = client.request(path)
-            assert (answer.status, answer.body, answer.header("content-length")) == (200, b"ok", "2")
+            assert (answer.status, answer.body, answer.header("content-length")) == (
+                200,
+                b"ok",
+                "2",
+            )
         data = client.request("/data")
         assert (data.status, data.body, data.header("x-tag")) == (201, b'{"a":1}', "t")
         assert client.request("/nothing").status == 204
@@ -67,7 +80,11 @@ def test_pipelined_with_requests_for_the_handler(serve: Serve, mode: Mode) -> No
             wire.request("/dynamic")
             wire.request("/large")
         for _ in range(20):
-            assert [wire.answer().body for _ in range(3)] == [b"ok", b"handler GET /dynamic", b"x" * 300_000]
+            assert [wire.answer().body for _ in range(3)] == [
+                b"ok",
+                b"handler GET /dynamic",
+                b"x" * 300_000,
+            ]
 
 
 def test_they_end_the_connection_when_asked_to(serve: Serve) -> None:
@@ -121,4 +138,6 @@ def test_they_are_answered_while_a_handler_keeps_python_busy(serve: Serve) -> No
 )
 def test_impossible_ones_are_refused_before_anything_is_served(routes: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):
-        serve_native_direct(lambda _: "x", port=0, routes=routes, on_ready=lambda server: server.close())  # type: ignore[arg-type]
+        serve_native_direct(
+            lambda _: "x", port=0, routes=routes, on_ready=lambda server: server.close()
+        )  # type: ignore[arg-type]

@@ -87,7 +87,14 @@ class FakeRuntime:
 
 
 def event(
-    kind: Event, stream: int, payload: bytes = b"", *, parent: int = 0, flags: int = 0, code: int = 0, aux: int = 0
+    kind: Event,
+    stream: int,
+    payload: bytes = b"",
+    *,
+    parent: int = 0,
+    flags: int = 0,
+    code: int = 0,
+    aux: int = 0,
 ) -> bytes:
     """An event for :meth:`FakeRuntime.add`: a record whose offset is set there, and its payload."""
     size = len(payload) - (aux if kind is Event.OPEN else 0)

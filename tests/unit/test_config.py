@@ -47,12 +47,18 @@ IMPOSSIBLE: list[tuple[str, Any, str]] = [
     ("grace", None, "seconds from 0 to 4000000"),
     *(("host", value, "an address or a name") for value in ("", None, 5, b"localhost")),
     *(("limits", value, "server_native.Limits") for value in ({}, 5, Limits)),
-    *((name, value, "True or False") for name in ("v6_only", "shared", "http2") for value in (None, 1, "no")),
+    *(
+        (name, value, "True or False")
+        for name in ("v6_only", "shared", "http2")
+        for value in (None, 1, "no")
+    ),
     *(("routes", value, "a mapping of paths to responses") for value in (5, ["/"], "/")),
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), IMPOSSIBLE, ids=lambda item: repr(item)[:30])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"), IMPOSSIBLE, ids=lambda item: repr(item)[:30]
+)
 def test_an_impossible_option_is_refused(name: str, value: Any, expected: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         ServerConfig(**{name: value})

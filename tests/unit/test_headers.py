@@ -133,9 +133,14 @@ def test_fields_are_joined(source: Any, block: bytes) -> None:
     assert encode_fields(source) == block
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a:", ":status", "a\r", "a\n", "a\0", "ä", "名", "a\t", "(a)", b"\xff", b""])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a:", ":status", "a\r", "a\n", "a\0", "ä", "名", "a\t", "(a)", b"\xff", b""]
+)
 def test_a_name_that_is_no_token_is_refused(name: str | bytes) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(f"must be a token (RFC 9110 section 5.6.2), found {name!r}")):
+    with pytest.raises(
+        ConfigurationError,
+        match=re.escape(f"must be a token (RFC 9110 section 5.6.2), found {name!r}"),
+    ):
         encode_fields([(name, "value")])
 
 

@@ -36,10 +36,18 @@ def request(
 
 
 def test_a_request_is_what_its_line_and_connection_say() -> None:
-    found = request(b"PATCH\0/a%20b?c=%64\0https\0example.org:8443", b"host\0example.org:8443\0x-a\x001\0x-a\x002")
+    found = request(
+        b"PATCH\0/a%20b?c=%64\0https\0example.org:8443",
+        b"host\0example.org:8443\0x-a\x001\0x-a\x002",
+    )
     assert found.stream == 7
     assert (found.method, found.scheme, found.authority) == ("PATCH", "https", "example.org:8443")
-    assert (found.target, found.path, found.raw_path, found.query) == ("/a%20b?c=%64", "/a b", "/a%20b", "c=%64")
+    assert (found.target, found.path, found.raw_path, found.query) == (
+        "/a%20b?c=%64",
+        "/a b",
+        "/a%20b",
+        "c=%64",
+    )
     assert (found.client, found.server) == (("192.0.2.1", 50_000), ("127.0.0.1", 8080))
     assert found.headers == Headers(b"host\0example.org:8443\0x-a\x001\0x-a\x002")
     assert (found.header("X-A"), found.header("x-b"), found.header("x-b", "-")) == ("1", None, "-")
@@ -79,7 +87,9 @@ def test_a_body_that_arrives_in_a_thread_is_iterated() -> None:
     assert found.body == b"bc"
     assert found.body == b""
     assert list(found.trailers) == [("x-sum", "3")]
-    with pytest.raises(RuntimeError, match="a plain handler reads its body with `for chunk in request`"):
+    with pytest.raises(
+        RuntimeError, match="a plain handler reads its body with `for chunk in request`"
+    ):
         asyncio.run(found.read())
 
 
@@ -109,7 +119,10 @@ def parts(response: NativeDirectResponse) -> tuple[int, bytes, bytes]:
         (NativeDirectResponse.text("ü"), (200, TEXT, "ü".encode())),
         (NativeDirectResponse.text("", status=404), (404, TEXT, b"")),
         (NativeDirectResponse.text("a", headers={"X-A": "1"}), (200, TEXT + b"\0x-a\x001", b"a")),
-        (NativeDirectResponse.text("a", headers={"Content-Type": "text/html"}), (200, b"content-type\0text/html", b"a")),
+        (
+            NativeDirectResponse.text("a", headers={"Content-Type": "text/html"}),
+            (200, b"content-type\0text/html", b"a"),
+        ),
         (NativeDirectResponse.text("a", headers={}), (200, TEXT, b"a")),
         (
             NativeDirectResponse.text("a", headers=[("x-about", "content-type")]),
@@ -196,7 +209,11 @@ async def pieces_async() -> AsyncIterator[bytes]:
     yield b"a"
 
 
-@pytest.mark.parametrize("source", [[b"a"], (), pieces(), {b"a": 1}, pieces_async()], ids=lambda item: type(item).__name__)
+@pytest.mark.parametrize(
+    "source",
+    [[b"a"], (), pieces(), {b"a": 1}, pieces_async()],
+    ids=lambda item: type(item).__name__,
+)
 def test_a_stream_takes_what_can_be_iterated(source: Any) -> None:
     response = NativeDirectResponse.stream(source, trailers={"x-sum": "1"})
     assert response.source is source
@@ -204,7 +221,9 @@ def test_a_stream_takes_what_can_be_iterated(source: Any) -> None:
     assert repr(response) == "<NativeDirectResponse 200 streamed>"
 
 
-@pytest.mark.parametrize("source", ["text", b"bytes", None, 5, pieces], ids=lambda item: type(item).__name__)
+@pytest.mark.parametrize(
+    "source", ["text", b"bytes", None, 5, pieces], ids=lambda item: type(item).__name__
+)
 def test_a_stream_takes_nothing_else(source: Any) -> None:
     text = f"a streamed body must be an iterable of bytes, found {type(source).__name__}"
     with pytest.raises(ConfigurationError, match=text):
@@ -225,14 +244,19 @@ def body(response: NativeDirectResponse) -> bytes:
         ("noext", [("content-type", "application/octet-stream")]),
     ],
 )
-def test_a_file_tells_type_length_and_date(tmp_path: Path, name: str, expected: list[tuple[str, str]]) -> None:
+def test_a_file_tells_type_length_and_date(
+    tmp_path: Path, name: str, expected: list[tuple[str, str]]
+) -> None:
     data = os.urandom(200_000)
     path = tmp_path / name
     path.write_bytes(data)
     os.utime(path, (0, 784_111_777))
     response = NativeDirectResponse.file(path)
     fields = dict(Headers(response.fields))
-    assert fields == dict(expected) | {"content-length": "200000", "last-modified": "Sun, 06 Nov 1994 08:49:37 GMT"}
+    assert fields == dict(expected) | {
+        "content-length": "200000",
+        "last-modified": "Sun, 06 Nov 1994 08:49:37 GMT",
+    }
     assert body(response) == data
 
 

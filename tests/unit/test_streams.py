@@ -49,7 +49,9 @@ def test_a_reset_says_why(reason: Reason) -> None:
 class Reader:
     """Reads an inflow of either kind, and knows the credit it gave."""
 
-    def __init__(self, kind: type[Inflow], first: bytes = b"", window: int = 100, expects: bool = False) -> None:
+    def __init__(
+        self, kind: type[Inflow], first: bytes = b"", window: int = 100, expects: bool = False
+    ) -> None:
         self.runtime, self._outbox = outbox()
         self.flow = kind(5, self._outbox, first, window, expects)
 
@@ -61,7 +63,9 @@ class Reader:
 
     def credit(self) -> list[int]:
         self._outbox.flush()
-        assert all(said.command is Command.CREDIT and said.stream == 5 for said in self.runtime.said)
+        assert all(
+            said.command is Command.CREDIT and said.stream == 5 for said in self.runtime.said
+        )
         return [said.aux for said in self.runtime.said]
 
 
@@ -368,4 +372,6 @@ def test_a_thread_that_writes_is_told_of_a_reset(before: bool) -> None:
 
 
 def test_threads_here_have_ended() -> None:
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("server-native")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("server-native")
+    ]

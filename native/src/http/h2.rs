@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use self::body::Outgoing;
 use self::prefixed::Prefixed;
 use super::guard::is_authority;
-use super::heads::{is_hop_by_hop, pairs};
+use super::heads::{is_hop_by_hop, pairs, parse_length};
 use super::routes::Route;
 use super::{Connection, Transport};
 use crate::connections::Phase;
@@ -369,9 +369,7 @@ fn respond(order: Order, stream: Stream, method: &Method, counted: Counted) -> R
         counted,
     };
     let first = body.first.as_ref().map_or(0, Bytes::len) as u64;
-    if let Some(left) = body.left {
-        body.left = Some(left.checked_sub(first).ok_or(Abandoned)?);
-    }
+    body.count(first, false)?;
     Ok(assemble(status, fields, body))
 }
 
@@ -406,6 +404,9 @@ fn fields(block: &[u8]) -> Result<HeaderMap, String> {
     let mut fields = HeaderMap::new();
     for (name, value) in pairs(block)?.filter(|(name, _)| !is_hop_by_hop(name)) {
         let text = || String::from_utf8_lossy(name).into_owned();
+        if name == b"content-length" && (parse_length(value).is_err() || fields.contains_key(CONTENT_LENGTH)) {
+            return Err("content-length must be digits, once".to_owned());
+        }
         let name = HeaderName::from_lowercase(name).map_err(|_| format!("header name {:?} is no token", text()))?;
         let value =
             HeaderValue::from_bytes(value).map_err(|_| format!("value of header {:?} has a control", text()))?;

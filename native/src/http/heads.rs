@@ -83,7 +83,11 @@ impl Template {
         for (name, value) in pairs(fields)? {
             check_field(name, value)?;
             match name {
-                b"content-length" => template.length = Some(parse_length(value)?),
+                b"content-length" => {
+                    if template.length.replace(parse_length(value)?).is_some() {
+                        return Err("content-length must be given once, found two".to_owned());
+                    }
+                }
                 b"connection" => template.close |= value.eq_ignore_ascii_case(b"close"),
                 _ if is_hop_by_hop(name) => {}
                 _ => {
@@ -180,7 +184,8 @@ fn check_field(name: &[u8], value: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-fn parse_length(value: &[u8]) -> Result<u64, String> {
+/// Digits and nothing else, which `u64::from_str` is not strict enough for.
+pub fn parse_length(value: &[u8]) -> Result<u64, String> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let number = digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten();
     number.ok_or_else(|| format!("content-length must be digits, found {:?}", String::from_utf8_lossy(value)))

@@ -150,7 +150,7 @@ impl<S: Transport> Session<S> {
         if head.framing == Framing::None
             && let Some(route) = site.routes.find(head.method, head.target)
         {
-            let persistence = self.persistence(head.version, head.keep_alive);
+            let persistence = self.persistence(head.version, head.keep_alive && !route.template.close);
             let date = || self.connection.member.connections().date();
             route.template.write(&mut self.output.buffer, route.delimiter(), persistence, date);
             if head.method == "GET" {

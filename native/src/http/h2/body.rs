@@ -9,8 +9,8 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
 use super::{Abandoned, Counted, Shared, fields};
-use crate::exchange::{Order, Stream};
-use crate::record::Command;
+use crate::exchange::Stream;
+use crate::record::{Command, Event};
 
 /// A response body: what came with the head, then the host's further orders.
 #[derive(Debug)]
@@ -37,11 +37,17 @@ impl Outgoing {
     }
 
     /// Counts against the declared content-length; an error resets the stream rather than lie about the end.
-    fn count(&mut self, order: &Order) -> Result<(), Abandoned> {
+    pub(super) fn count(&mut self, size: u64, end: bool) -> Result<(), Abandoned> {
         let Some(left) = self.left else { return Ok(()) };
-        let left = left.checked_sub(order.body.len() as u64).ok_or(Abandoned)?;
-        self.left = Some(left);
-        if order.end && left > 0 { Err(Abandoned) } else { Ok(()) }
+        self.left = left.checked_sub(size).filter(|left| *left == 0 || !end);
+        if self.left.is_some() {
+            return Ok(());
+        }
+        let site = &self.counted.0.connection.site;
+        let text =
+            format!("the response body has not the length its head says ({left} bytes were left, {size} came)");
+        site.exchange.announce(Event::Log, 0, site.listener, 40, 0, text.as_bytes());
+        Err(Abandoned)
     }
 }
 
@@ -76,7 +82,7 @@ impl Body for Outgoing {
                 self.end = order.end;
                 continue;
             }
-            if let Err(abandoned) = self.count(&order) {
+            if let Err(abandoned) = self.count(order.body.len() as u64, order.end) {
                 return Poll::Ready(Some(Err(abandoned)));
             }
             self.end = order.end;

@@ -32,7 +32,9 @@ __all__ = [
 log = logging.getLogger("server_native")
 
 #: What may end a server: an event, a future, or anything that can be awaited.
-ShutdownSignal: TypeAlias = "threading.Event | asyncio.Event | concurrent.futures.Future[Any] | asyncio.Future[Any] | Awaitable[Any]"
+ShutdownSignal: TypeAlias = (
+    "threading.Event | asyncio.Event | concurrent.futures.Future[Any] | Awaitable[Any]"
+)
 
 #: After the deadline native code needs a moment to reset what is left; then a stuck handler is interrupted.
 _MARGIN = 0.5
@@ -105,7 +107,7 @@ class _Signals:
         self._timer: threading.Timer | None = None
         self._late = False
 
-    def handle(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, _frame: FrameType | None) -> None:
         if self._late:
             raise StopNow(None)
         if self._timer is not None:

@@ -431,7 +431,7 @@ class TaskSite(_Site):
                 pump.outbox.end(stream, trailers)
         except ClientDisconnected:
             pump.streams.pop(stream, None)
-        except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
+        except BaseException as error:
             if pump.streams.pop(stream, None) is not None and not pump.closed:
                 pump.outbox.reset(stream, _CANCELLED)
             if isinstance(error, (asyncio.CancelledError, StopNow)):

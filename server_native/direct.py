@@ -190,7 +190,7 @@ def start_native_direct(
     limits: Limits | None = None,
     routes: Routes | None = None,
 ) -> StartedServer:
-    """Starts serving inside the running asyncio loop: ``async with start_native_direct(handler) as server``.
+    """Starts serving inside the running asyncio loop, for an ``async with`` block.
 
     Options as :func:`serve_native_direct`; signals are the caller's. Leaving the block closes the server with
     its ``grace``. ``await start_native_direct(...)`` works too, and leaves closing to ``await server.close()``.

@@ -165,7 +165,7 @@ class NativeDirectRequest:
         if inflow is None:
             return iter((self._payload,) if self._payload else ())
         if not isinstance(inflow, ThreadInflow):
-            raise RuntimeError(
+            raise RuntimeError(  # noqa: TRY004 - the call is wrong here, not its type
                 "this body is still arriving: use `await request.read()` or `async for` here"
             )
         return iter(inflow.next, b"")

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0xb7c9669ff27398d1)
+#define SN_ABI_HASH UINT64_C(0xac6ad62b93a908a8)
 
 // Records one batch holds at most; a fuller queue is taken in several turns.
 #define SN_BATCH_RECORDS 512
@@ -469,12 +469,13 @@ sn_status sn_wake(const struct sn_runtime *runtime);
 // `runtime` is null or live; `descriptor` is -1 or open.
 sn_status sn_watch(const struct sn_runtime *runtime, int descriptor);
 
-// Signals a descriptor: 8 bytes (an eventfd's one) are written to it when events begin to wait after `sn_next` with
-// timeout 0 found none. For event loops that are not ours. Duplicated. -1 signals nothing.
+// Signals a descriptor: 8 bytes (an eventfd's one) are written to it when events wait after an `sn_next` with timeout 0, once
+// until the next such call. For event loops that are not ours. Duplicated. -1 signals nothing.
 //
 // # Safety
 // `runtime` is null or live; `descriptor` is -1 or open.
-sn_status sn_signal(const struct sn_runtime *runtime, int descriptor);
+sn_status sn_signal(const struct sn_runtime *runtime,
+                    int descriptor);
 
 // Fills `out_stats`.
 //

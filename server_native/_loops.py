@@ -157,8 +157,8 @@ class _Signalled(LoopPump):
         if pump.closed:
             return
         pump.turn(0.0)
-        # Only a turn that found nothing has armed the signal; callbacks of the loop come first in between.
-        if not pump.closed and (pump.runtime.records or pump.ready):
+        # Events that come from now on are signalled; sources with more to send are not events.
+        if not pump.closed and pump.ready:
             self._again = self._loop.call_soon(self._run)
 
     def _close_pair(self) -> None:

@@ -37,6 +37,9 @@ _NOT_HERE = "a plain handler cannot stream an asynchronous iterable (%r)"
 _BODILESS = frozenset((204, 205, 304))
 _CANCELLED, _STOPPING = Reason.CANCELLED, int(Reason.STOPPING)
 
+#: Every request's task has this name: one of its own would cost more than the task.
+_TASK_NAME = "server-native-request"
+
 Handler = Callable[[NativeDirectRequest], Any]
 
 
@@ -315,7 +318,6 @@ class TaskSite(_Site):
     ) -> None:
         super().__init__(pump, handler, config, stop)
         self._loop = loop
-        self._create_task = loop.create_task
         self._timeout = config.handler_timeout
 
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -341,7 +343,12 @@ class TaskSite(_Site):
         request = NativeDirectRequest(
             stream, peer, flags, arena[line:fields], arena[fields:body], payload, inflow
         )
-        pump.streams[stream] = _Tasked(request, inflow, self._create_task(self._serve(request)))
+        # What `loop.create_task` does, less its checks and the formatting of a name: 0.4 us of 3.
+        if self._loop.get_task_factory() is None:
+            task = asyncio.Task(self._serve(request), loop=self._loop, name=_TASK_NAME)
+        else:
+            task = self._loop.create_task(self._serve(request), name=_TASK_NAME)
+        pump.streams[stream] = _Tasked(request, task)
 
     async def _serve(self, request: NativeDirectRequest) -> None:
         pump, stream = self._pump, request.stream
@@ -451,34 +458,33 @@ class TaskSite(_Site):
 class _Tasked:
     """A request answered by a task: a reset cancels it."""
 
-    __slots__ = ("inflow", "outflow", "request", "task")
+    __slots__ = ("outflow", "request", "task")
 
-    def __init__(
-        self, request: NativeDirectRequest, inflow: LoopInflow | None, task: asyncio.Task[None]
-    ) -> None:
+    #: Set when the response is streamed.
+    outflow: LoopOutflow
+
+    def __init__(self, request: NativeDirectRequest, task: asyncio.Task[None]) -> None:
         self.request = request
-        self.inflow = inflow
         self.task = task
-        self.outflow: LoopOutflow | None = None
 
     def on_data(self, data: bytes, end: bool) -> None:
-        if self.inflow is not None:
-            self.inflow.feed(data, end)
+        if self.request._inflow is not None:
+            self.request._inflow.feed(data, end)
 
     def on_end(self, trailers: bytes) -> None:
-        if self.inflow is not None:
-            self.inflow.end(trailers)
+        if self.request._inflow is not None:
+            self.request._inflow.end(trailers)
 
     def on_reset(self, reason: int) -> None:
         self.request._disconnected = True
-        if self.inflow is not None:
-            self.inflow.fail(reason)
-        if self.outflow is not None:
+        if self.request._inflow is not None:
+            self.request._inflow.fail(reason)
+        if hasattr(self, "outflow"):
             self.outflow.fail(reason)
         self.task.cancel()
 
     def on_writable(self, size: int) -> None:
-        if self.outflow is not None:
+        if hasattr(self, "outflow"):
             self.outflow.writable(size)
 
     def on_drain(self) -> None:

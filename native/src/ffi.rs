@@ -473,8 +473,8 @@ pub unsafe extern "C" fn sn_watch(runtime: *const Runtime, descriptor: c_int) ->
     })
 }
 
-/// Signals a descriptor: 8 bytes (an eventfd's one) are written to it when events begin to wait after `sn_next` with
-/// timeout 0 found none. For event loops that are not ours. Duplicated. -1 signals nothing.
+/// Signals a descriptor: 8 bytes (an eventfd's one) are written to it when events wait after an `sn_next` with timeout 0, once
+/// until the next such call. For event loops that are not ours. Duplicated. -1 signals nothing.
 ///
 /// # Safety
 /// `runtime` is null or live; `descriptor` is -1 or open.

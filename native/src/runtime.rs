@@ -181,6 +181,7 @@ impl Runtime {
             }
         };
         batch.header.watched = 0;
+        let polled = timeout.is_some_and(|timeout| timeout.is_zero());
         inner.arrive(&mut absences);
         let turn = if inner.driven && !inner.seat.sticky.load(Ordering::Relaxed) {
             inner.drive(timeout)
@@ -189,6 +190,9 @@ impl Runtime {
         };
         batch.header.watched = u32::from(turn.watched);
         let taken = inner.exchange.take(batch);
+        if polled && taken.is_ok() {
+            inner.arm_signal();
+        }
         inner.depart(&mut absences);
         match (taken?, turn.status) {
             (0, status) if !turn.watched => Ok(status),
@@ -227,7 +231,7 @@ impl Runtime {
 }
 
 impl Runtime {
-    /// Has an eventfd written when events begin to wait after a `next` with timeout zero found none.
+    /// Has an eventfd written when events begin to wait after a `next` with timeout zero.
     #[cfg(unix)]
     pub fn signal(&self, descriptor: Option<OwnedFd>) {
         *lock(&self.inner.signal) = descriptor.map(|descriptor| Waker::from(Arc::new(Signalled(descriptor))));
@@ -317,9 +321,7 @@ impl Inner {
 
     /// Waits on the calling thread while others drive.
     fn wait(&self, timeout: Option<Duration>) -> Turn {
-        let polled = timeout.is_some_and(|timeout| timeout.is_zero());
-        let signal = if polled { lock(&self.signal).clone() } else { None };
-        let waker = signal.unwrap_or_else(|| Waker::from(Arc::new(Parked(thread::current()))));
+        let waker = Waker::from(Arc::new(Parked(thread::current())));
         let mut context = Context::from_waker(&waker);
         let until = timeout.map(|timeout| Instant::now() + timeout);
         loop {
@@ -331,6 +333,15 @@ impl Inner {
                 Some(left) => thread::park_timeout(left),
                 None => thread::park(),
             }
+        }
+    }
+
+    /// After a poll: what comes from now on is signalled, and so is what `take` has left.
+    fn arm_signal(&self) {
+        if let Some(signal) = lock(&self.signal).as_ref()
+            && self.exchange.poll_events(&Context::from_waker(signal)).is_ready()
+        {
+            signal.wake_by_ref();
         }
     }
 

@@ -12,7 +12,7 @@ from server_native._dispatch import Peer
 from server_native._ffi import Runtime, pack_record, unpack_records
 from server_native._outbox import Outbox
 
-__all__ = ["FakeRuntime", "Said", "batch", "event", "outbox", "peer"]
+__all__ = ["FakeRuntime", "Listening", "Said", "batch", "event", "outbox", "peer"]
 
 
 class Said(NamedTuple):
@@ -84,6 +84,28 @@ class FakeRuntime:
     def named(self, name: str) -> list[Any]:
         """Arguments of the calls of this name."""
         return [argument for called, argument in self.calls if called == name]
+
+
+@dataclass
+class Listening:
+    """A stream that records what it hears."""
+
+    heard: list[tuple[object, ...]] = field(default_factory=list)
+
+    def on_data(self, data: bytes, end: bool) -> None:
+        self.heard.append(("data", data, end))
+
+    def on_end(self, trailers: bytes) -> None:
+        self.heard.append(("end", trailers))
+
+    def on_reset(self, reason: int) -> None:
+        self.heard.append(("reset", reason))
+
+    def on_writable(self, size: int) -> None:
+        self.heard.append(("writable", size))
+
+    def on_drain(self) -> None:
+        self.heard.append(("drain",))
 
 
 def event(

@@ -12,10 +12,12 @@ import pytest
 from server_native import _dispatch
 from server_native._bindings.abi import FLAG_END, Command, Event, Protocol, Reason, Status
 from server_native._dispatch import Peer, Pump
-from tests.unit.fakes import FakeRuntime, Said, event
+from tests.unit.fakes import FakeRuntime, Listening, Said, event
 
 LISTENER, CONNECTION = 1 << 63, (1 << 63) + 1
-ACCEPT = event(Event.ACCEPT, CONNECTION, b"192.0.2.1\x005\x00127.0.0.1\x006\x00http", parent=LISTENER)
+ACCEPT = event(
+    Event.ACCEPT, CONNECTION, b"192.0.2.1\x005\x00127.0.0.1\x006\x00http", parent=LISTENER
+)
 
 
 class Clock:
@@ -36,36 +38,24 @@ class Recorder:
     handle: Callable[[int], object] = lambda stream: None
 
     def opened(
-        self, stream: int, peer: Peer, flags: int, arena: bytes, line: int, fields: int, body: int, end: int
+        self,
+        stream: int,
+        peer: Peer,
+        flags: int,
+        arena: bytes,
+        line: int,
+        fields: int,
+        body: int,
+        end: int,
     ) -> None:
-        self.opened_streams.append((stream, flags, arena[line:fields], arena[fields:body], arena[body:end]))
+        self.opened_streams.append(
+            (stream, flags, arena[line:fields], arena[fields:body], arena[body:end])
+        )
         self.peers.append(peer)
         self.handle(stream)
 
     def ids(self) -> list[int]:
         return [stream for stream, *_ in self.opened_streams]
-
-
-@dataclass
-class Listening:
-    """A stream that records what it hears."""
-
-    heard: list[tuple[object, ...]] = field(default_factory=list)
-
-    def on_data(self, data: bytes, end: bool) -> None:
-        self.heard.append(("data", data, end))
-
-    def on_end(self, trailers: bytes) -> None:
-        self.heard.append(("end", trailers))
-
-    def on_reset(self, reason: int) -> None:
-        self.heard.append(("reset", reason))
-
-    def on_writable(self, size: int) -> None:
-        self.heard.append(("writable", size))
-
-    def on_drain(self) -> None:
-        self.heard.append(("drain",))
 
 
 @pytest.fixture
@@ -105,7 +95,9 @@ def world(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> World:
     return World(pump, runtime, site)
 
 
-def opens(stream: int, line: bytes = b"GET", fields: bytes = b"", body: bytes = b"", flags: int = FLAG_END) -> bytes:
+def opens(
+    stream: int, line: bytes = b"GET", fields: bytes = b"", body: bytes = b"", flags: int = FLAG_END
+) -> bytes:
     return event(
         Event.OPEN,
         stream,
@@ -153,7 +145,12 @@ def test_a_stream_hears_its_events_in_order(world: World) -> None:
         event(Event.RESET, 1, flags=FLAG_END, code=Reason.TIMEOUT),
         event(Event.DATA, 1, b"late"),
     )
-    assert one.heard == [("data", b"a", False), ("data", b"", False), ("end", b"trailers"), ("reset", Reason.TIMEOUT)]
+    assert one.heard == [
+        ("data", b"a", False),
+        ("data", b"", False),
+        ("end", b"trailers"),
+        ("reset", Reason.TIMEOUT),
+    ]
     assert two.heard == [("data", b"b", True), ("writable", 70_000)]
     assert list(world.pump.streams) == [2]
 
@@ -236,7 +233,9 @@ def test_quick_handlers_are_not_interrupted(world: World, clock: Clock) -> None:
     assert world.runtime.calls == [("next", None)]
 
 
-def test_between_slow_handlers_answers_are_sent_and_events_taken_in(world: World, clock: Clock) -> None:
+def test_between_slow_handlers_answers_are_sent_and_events_taken_in(
+    world: World, clock: Clock
+) -> None:
     def handle(stream: int) -> None:
         clock.now += 0.005
         world.pump.outbox.head(stream, 200, b"", b"", True)

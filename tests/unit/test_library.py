@@ -39,7 +39,9 @@ def with_sources(checkout: Path) -> Path:
         ("win32", "server_native.dll"),
     ],
 )
-def test_the_file_is_named_as_the_platform_has_it(platform: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_named_as_the_platform_has_it(
+    platform: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     assert file_name() == name
 
@@ -85,7 +87,9 @@ def test_outside_a_checkout_every_place_is_named(checkout: Path) -> None:
     )
 
 
-def test_a_named_library_comes_first(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_library_comes_first(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     built = with_sources(checkout)
     built.parent.mkdir(parents=True)
     built.touch()
@@ -114,7 +118,9 @@ def test_a_named_library_that_cannot_be_used_is_an_error_and_nothing_else_is_tri
     path = make(tmp_path / "named.so")
     monkeypatch.setenv(ENVIRONMENT, str(path))
     # root may read everything
-    monkeypatch.setattr(os, "access", lambda place, mode: mode == os.R_OK and os.stat(place).st_mode & 0o400 != 0)
+    monkeypatch.setattr(
+        os, "access", lambda place, mode: mode == os.R_OK and os.stat(place).st_mode & 0o400 != 0
+    )
     with pytest.raises(LibraryNotFoundError) as caught:
         locate()
     assert str(caught.value) == (

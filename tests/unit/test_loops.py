@@ -16,7 +16,7 @@ from server_native import ConfigurationError, _dispatch, new_event_loop
 from server_native._bindings.abi import Event, Status
 from server_native._dispatch import Pump
 from server_native._loops import LoopPump, NativeSelector, run_in_loop
-from tests.unit.fakes import FakeRuntime, event
+from tests.unit.fakes import FakeRuntime, Listening, event
 
 PATIENCE = 10.0
 
@@ -162,11 +162,15 @@ def test_our_loop_works_without_a_server(loop: asyncio.AbstractEventLoop) -> Non
 
 
 @pytest.mark.usefixtures("fake_runtime")
-def test_on_our_loop_the_loop_drives_one_server_and_threads_the_next(loop: asyncio.AbstractEventLoop) -> None:
+def test_on_our_loop_the_loop_drives_one_server_and_threads_the_next(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
     first, second = run_in_loop(loop, None), run_in_loop(loop, None)
     assert (runtime_of(first).io_threads, runtime_of(second).io_threads) == (0, 1)
     assert runtime_of(first).named("watch") == [selector_of(loop).fileno()]
-    with pytest.raises(ConfigurationError, match="io_threads=0 needs a loop of server_native.new_event_loop"):
+    with pytest.raises(
+        ConfigurationError, match="io_threads=0 needs a loop of server_native.new_event_loop"
+    ):
         run_in_loop(loop, 0)
     for host in (first, second):
         host.free()
@@ -202,13 +206,12 @@ def test_a_loop_that_cannot_watch_descriptors_is_refused_and_nothing_is_left() -
 
     loop = Proactor(selectors.DefaultSelector())
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(ConfigurationError, match=r"Proactor cannot watch descriptors \(add_reader\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"Proactor cannot watch descriptors \(add_reader\)"
+    ):
         run_in_loop(loop, None)
     assert len(os.listdir("/proc/self/fd")) == len(before)
     loop.close()
-
-
-Run = Callable[[asyncio.AbstractEventLoop, LoopPump], None]
 
 
 def until(loop: asyncio.AbstractEventLoop, done: Callable[[], bool]) -> None:
@@ -222,10 +225,12 @@ def until(loop: asyncio.AbstractEventLoop, done: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("fake_runtime")
-def test_a_signal_of_native_threads_runs_the_pump_until_nothing_waits(foreign: asyncio.AbstractEventLoop) -> None:
+def test_a_signal_of_native_threads_runs_the_pump_until_nothing_waits(
+    foreign: asyncio.AbstractEventLoop,
+) -> None:
     host = run_in_loop(foreign, None)
-    runtime, heard = runtime_of(host), []
-    host.pump.streams[1] = cast("Any", type("Sink", (), {"on_writable": lambda self, size: heard.append(size)})())
+    runtime, sink = runtime_of(host), Listening()
+    host.pump.streams[1] = sink
     until(foreign, lambda: len(runtime.named("next")) == 1)
     assert runtime.named("next") == [0.0], "the first turn arms the signal"
     for size in (1, 2, 3):
@@ -233,7 +238,7 @@ def test_a_signal_of_native_threads_runs_the_pump_until_nothing_waits(foreign: a
     (descriptor,) = runtime.named("signal")
     os.write(descriptor, (1).to_bytes(8, "little"))
     until(foreign, lambda: len(runtime.named("next")) == 5)
-    assert heard == [1, 2, 3]
+    assert sink.heard == [("writable", 1), ("writable", 2), ("writable", 3)]
     for _ in range(5):
         foreign.run_until_complete(asyncio.sleep(0))
     assert len(runtime.named("next")) == 5, "the turn that found nothing was the last"
@@ -241,7 +246,9 @@ def test_a_signal_of_native_threads_runs_the_pump_until_nothing_waits(foreign: a
 
 
 @pytest.mark.usefixtures("fake_runtime")
-def test_on_a_foreign_loop_commands_of_one_iteration_go_together(foreign: asyncio.AbstractEventLoop) -> None:
+def test_on_a_foreign_loop_commands_of_one_iteration_go_together(
+    foreign: asyncio.AbstractEventLoop,
+) -> None:
     host = run_in_loop(foreign, None)
     runtime = runtime_of(host)
     until(foreign, lambda: bool(runtime.named("next")))

@@ -26,7 +26,9 @@ def test_one_thread_runs_jobs_in_order() -> None:
     pool, done = Pool(1), queue.SimpleQueue[tuple[int, str]]()
     for number in range(100):
         pool.submit(lambda number=number: done.put((number, threading.current_thread().name)))  # type: ignore[misc]
-    assert [done.get(timeout=PATIENCE) for _ in range(100)] == [(n, "server-native-handler-1") for n in range(100)]
+    assert [done.get(timeout=PATIENCE) for _ in range(100)] == [
+        (n, "server-native-handler-1") for n in range(100)
+    ]
     pool.close(PATIENCE)
 
 
@@ -85,7 +87,9 @@ def test_close_lets_jobs_that_wait_run(release: threading.Event) -> None:
     assert [done.get(timeout=PATIENCE) for _ in range(5)] == list(range(5))
 
 
-def test_a_stuck_job_is_left_behind_and_told(release: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stuck_job_is_left_behind_and_told(
+    release: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
     pool, started = Pool(2), threading.Event()
 
     def job() -> None:

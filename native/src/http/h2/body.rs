@@ -44,8 +44,7 @@ impl Outgoing {
             return Ok(());
         }
         let site = &self.counted.0.connection.site;
-        let text =
-            format!("the response body has not the length its head says ({left} bytes were left, {size} came)");
+        let text = format!("the response body has not the length its head says ({left} bytes were left, {size} came)");
         site.exchange.announce(Event::Log, 0, site.listener, 40, 0, text.as_bytes());
         Err(Abandoned)
     }

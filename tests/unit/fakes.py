@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 from collections import deque
 from dataclasses import dataclass, field
@@ -41,17 +42,21 @@ class FakeRuntime:
     records: bytes = b""
     arena: bytes = b""
     watched: bool = False
+    _signal: int = -1
+    _armed: bool = False
 
     def add(self, *events: bytes, status: Status = Status.OK, watched: bool = False) -> None:
         """A batch of events made by :func:`event`."""
         self.batches.append((int(status), *batch(*events), watched))
+        self._tell()
 
     def next(self, timeout: float | None) -> int:
         self.calls.append(("next", timeout))
-        if not self.batches:
-            self.records, self.arena, self.watched = b"", b"", False
-            return int(Status.TIMEOUT)
-        status, self.records, self.arena, self.watched = self.batches.popleft()
+        script = self.batches.popleft() if self.batches else (int(Status.TIMEOUT), b"", b"", False)
+        status, self.records, self.arena, self.watched = script
+        # As in native code: a poll arms the signal, and what it has left is signalled at once.
+        self._armed = timeout == 0.0
+        self._tell()
         return status
 
     def submit(self, records: bytes, count: int, arena: bytes, length: int) -> None:
@@ -74,6 +79,12 @@ class FakeRuntime:
 
     def signal(self, descriptor: int) -> None:
         self.calls.append(("signal", descriptor))
+        self._signal = descriptor
+
+    def _tell(self) -> None:
+        if self._armed and self.batches and self._signal != -1:
+            self._armed = False
+            os.write(self._signal, (1).to_bytes(8, "little"))
 
     def stop(self, grace: float) -> None:
         self.calls.append(("stop", grace))

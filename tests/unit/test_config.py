@@ -46,7 +46,9 @@ IMPOSSIBLE: list[tuple[str, Any, str]] = [
     ),
     ("grace", None, "seconds from 0 to 4000000"),
     *(("host", value, "an address or a name") for value in ("", None, 5, b"localhost")),
-    *(("limits", value, "server_native.Limits") for value in ({}, 5, Limits)),
+    ("limits", {}, "server_native.Limits"),
+    ("limits", 5, "server_native.Limits"),
+    ("limits", Limits, "server_native.Limits"),
     *(
         (name, value, "True or False")
         for name in ("v6_only", "shared", "http2")

@@ -44,7 +44,7 @@ def test_a_status_becomes_its_exception_with_the_native_text(status: Status) -> 
     assert "what was found" in str(error)
 
 
-@pytest.mark.parametrize(("status", "number"), NUMBERS.items(), ids=lambda item: str(item))
+@pytest.mark.parametrize(("status", "number"), NUMBERS.items(), ids=str)
 def test_what_the_system_refused_carries_its_number(status: Status, number: int) -> None:
     error = errors.from_status(status, "bind: refused")
     assert isinstance(error, errors.NativeIOError)

@@ -186,14 +186,15 @@ def test_a_status_is_an_integer(make: Callable[[Any], NativeDirectResponse], sta
 
 @pytest.mark.parametrize("headers", [{"a": "b\r\nset-cookie: c"}, {"a\n": "b"}, [("a", "b\0")]])
 def test_a_header_that_would_split_the_response_is_refused(headers: Any) -> None:
-    for make in (
+    makers: list[Callable[[], object]] = [
         lambda: NativeDirectResponse.text("a", headers=headers),
         lambda: NativeDirectResponse.bytes(b"a", headers=headers),
         lambda: NativeDirectResponse.json({}, headers=headers),
         lambda: NativeDirectResponse.stream([], headers=headers),
         lambda: NativeDirectResponse.file(__file__, headers=headers),
         lambda: NativeDirectResponse.pre_encoded(200, headers),
-    ):
+    ]
+    for make in makers:
         with pytest.raises(ConfigurationError):
             make()
 
@@ -263,7 +264,11 @@ def test_a_file_tells_type_length_and_date(
 def test_a_file_takes_text_paths_and_headers_of_the_handler(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"")
-    headers = [("Content-Type", "text/x"), (b"LAST-MODIFIED", b"never"), ("etag", "1")]
+    headers: list[tuple[str | bytes, str | bytes]] = [
+        ("Content-Type", "text/x"),
+        (b"LAST-MODIFIED", b"never"),
+        ("etag", "1"),
+    ]
     response = NativeDirectResponse.file(str(path), status=206, headers=headers)
     assert (response.status, body(response)) == (206, b"")
     assert list(Headers(response.fields)) == [

@@ -119,10 +119,13 @@ def test_a_named_library_that_cannot_be_used_is_an_error_and_nothing_else_is_tri
     monkeypatch.setenv(ENVIRONMENT, str(path))
     # root may read everything
     monkeypatch.setattr(
-        os, "access", lambda place, mode: mode == os.R_OK and os.stat(place).st_mode & 0o400 != 0
+        os,
+        "access",
+        lambda place, mode: mode == os.R_OK and Path(place).stat().st_mode & 0o400 != 0,
     )
     with pytest.raises(LibraryNotFoundError) as caught:
         locate()
     assert str(caught.value) == (
-        f"{ENVIRONMENT} names {str(path)!r}, which {problem}. Nothing else is tried while it is set: correct it or unset it."
+        f"{ENVIRONMENT} names {str(path)!r}, which {problem}. "
+        "Nothing else is tried while it is set: correct it or unset it."
     )

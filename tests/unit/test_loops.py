@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import selectors
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -105,7 +105,7 @@ def test_a_reader_that_takes_one_byte_a_time_needs_one_edge(watched: Watched) ->
     while watched.ready(9.0):
         received += watched.near.recv(1)
     assert received == b"abc"
-    # 1.0 found nothing, the first 9.0 the edge; then descriptors come first until there are none, and the next wait is real.
+    # 1.0 found nothing, the first 9.0 the edge; then descriptors come first until there are none.
     assert watched.pump.turns == [1.0, 9.0, 0.0, 0.0, 9.0]
     assert not watched.ready(2.0)
     assert watched.pump.turns[-1] == 2.0
@@ -169,7 +169,7 @@ def test_on_our_loop_the_loop_drives_one_server_and_threads_the_next(
     assert (runtime_of(first).io_threads, runtime_of(second).io_threads) == (0, 1)
     assert runtime_of(first).named("watch") == [selector_of(loop).fileno()]
     with pytest.raises(
-        ConfigurationError, match="io_threads=0 needs a loop of server_native.new_event_loop"
+        ConfigurationError, match=r"io_threads=0 needs a loop of server_native\.new_event_loop"
     ):
         run_in_loop(loop, 0)
     for host in (first, second):
@@ -199,18 +199,20 @@ def test_on_a_foreign_loop_threads_drive(foreign: asyncio.AbstractEventLoop) -> 
 @pytest.mark.usefixtures("fake_runtime")
 def test_a_loop_that_cannot_watch_descriptors_is_refused_and_nothing_is_left() -> None:
     class Proactor(asyncio.SelectorEventLoop):
-        def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+        def add_reader(  # type: ignore[override]
+            self, fd: Any, callback: Callable[..., Any], *args: Any
+        ) -> None:
             if getattr(callback, "__qualname__", "").startswith("_Signalled"):
                 raise NotImplementedError
             super().add_reader(fd, callback, *args)
 
     loop = Proactor(selectors.DefaultSelector())
-    before = os.listdir("/proc/self/fd")
+    before = list(Path("/proc/self/fd").iterdir())
     with pytest.raises(
         ConfigurationError, match=r"Proactor cannot watch descriptors \(add_reader\)"
     ):
         run_in_loop(loop, None)
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
     loop.close()
 
 
@@ -225,7 +227,7 @@ def until(loop: asyncio.AbstractEventLoop, done: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("fake_runtime")
-def test_a_signal_of_native_threads_runs_the_pump_until_nothing_waits(
+def test_each_signal_of_native_threads_is_one_turn_of_the_pump(
     foreign: asyncio.AbstractEventLoop,
 ) -> None:
     host = run_in_loop(foreign, None)
@@ -235,13 +237,28 @@ def test_a_signal_of_native_threads_runs_the_pump_until_nothing_waits(
     assert runtime.named("next") == [0.0], "the first turn arms the signal"
     for size in (1, 2, 3):
         runtime.add(event(Event.WRITABLE, 1, aux=size))
-    (descriptor,) = runtime.named("signal")
-    os.write(descriptor, (1).to_bytes(8, "little"))
-    until(foreign, lambda: len(runtime.named("next")) == 5)
+    until(foreign, lambda: len(sink.heard) == 3)
     assert sink.heard == [("writable", 1), ("writable", 2), ("writable", 3)]
     for _ in range(5):
         foreign.run_until_complete(asyncio.sleep(0))
-    assert len(runtime.named("next")) == 5, "the turn that found nothing was the last"
+    assert runtime.named("next") == [0.0] * 4, "no signal, no turn"
+    host.free()
+
+
+@pytest.mark.usefixtures("fake_runtime")
+def test_a_source_with_more_to_send_is_pulled_again_without_a_signal(
+    foreign: asyncio.AbstractEventLoop,
+) -> None:
+    host = run_in_loop(foreign, None)
+    pulled: list[int] = []
+
+    def pull() -> None:
+        pulled.append(len(pulled))
+        if len(pulled) < 3:
+            host.pump.ready.append(pull)
+
+    host.pump.ready.append(pull)
+    until(foreign, lambda: len(pulled) == 3)
     host.free()
 
 

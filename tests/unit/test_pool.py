@@ -14,6 +14,10 @@ from server_native._pool import DEFAULT_THREADS, Pool
 PATIENCE = 10.0
 
 
+def void(result: object) -> None:
+    """Makes a job of an expression."""
+
+
 @pytest.fixture
 def release() -> Iterator[threading.Event]:
     """Set at the end of a test at the latest, so that stuck jobs end."""
@@ -69,7 +73,7 @@ def test_threads_are_started_as_they_are_needed(release: threading.Event) -> Non
     pool = Pool(0)
     assert pool._threads == []
     for number in range(DEFAULT_THREADS + 5):
-        pool.submit(lambda: release.wait(PATIENCE) and None)
+        pool.submit(lambda: void(release.wait(PATIENCE)))
         assert len(pool._threads) == min(number + 1, DEFAULT_THREADS)
     release.set()
     pool.close(PATIENCE)
@@ -77,7 +81,7 @@ def test_threads_are_started_as_they_are_needed(release: threading.Event) -> Non
 
 def test_close_lets_jobs_that_wait_run(release: threading.Event) -> None:
     pool, done = Pool(1), queue.SimpleQueue[int]()
-    pool.submit(lambda: release.wait(PATIENCE) and None)
+    pool.submit(lambda: void(release.wait(PATIENCE)))
     for number in range(5):
         pool.submit(lambda number=number: done.put(number))  # type: ignore[misc]
     closing = threading.Thread(target=pool.close, args=(PATIENCE,))

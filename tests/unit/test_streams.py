@@ -96,11 +96,11 @@ def test_credit_is_given_for_what_was_taken_half_a_window_at_a_time(kind: type[I
     reader.flow.feed(b"y", False)
     reader.flow.feed(b"z" * 50, False)
     reader.flow.feed(b"z" * 49, False)
-    credits = []
+    given = []
     for _ in range(4):
         reader.next()
-        credits.append(sum(reader.credit()))
-    assert credits == [0, 50, 100, 100]
+        given.append(sum(reader.credit()))
+    assert given == [0, 50, 100, 100]
     assert reader.credit() == [50, 50]
 
 

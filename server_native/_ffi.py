@@ -203,7 +203,8 @@ class Runtime:
 
     def stop(self, grace: float) -> None:
         """Begins a graceful stop, or hastens one; :meth:`next` answers CLOSED when all is over."""
-        _check(self._blocking, self._blocking.sn_stop(self._live(), int(grace * 1000)))
+        # Holding the GIL, as everything that any thread may call: `free` must not come in between.
+        _check(self._short, self._short.sn_stop(self._live(), int(grace * 1000)))
 
     def watch(self, descriptor: int) -> None:
         """:meth:`next` returns and sets :attr:`watched` when ``descriptor`` becomes readable (an edge). -1: none."""
@@ -282,7 +283,7 @@ def _at_exit() -> None:
     # A daemon thread may be inside `next`: it is woken and never comes back, and the process ends without waiting.
     for runtime in list(_runtimes):
         if runtime._handle is not None and type(runtime._handle) is not _Forked:
-            runtime._blocking.sn_stop(runtime._handle, 0)
+            runtime._short.sn_stop(runtime._handle, 0)
             runtime._handle = None
 
 

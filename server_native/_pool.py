@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -25,6 +26,7 @@ class Pool:
         self._threads: list[threading.Thread] = []
         self._idle = threading.Semaphore(0)
         self._busy: set[threading.Thread] = set()
+        self._process = os.getpid()
 
     def submit(self, job: Callable[[], None]) -> None:
         """Runs ``job`` soon; it must not raise."""
@@ -64,5 +66,7 @@ class Pool:
                 return
             self._busy.add(this)
             job()
+            if os.getpid() != self._process:
+                return  # The handler forked, and this is the child: no further job will ever come here.
             self._busy.discard(this)
             self._idle.release()

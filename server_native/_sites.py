@@ -20,7 +20,7 @@ from ._outbox import CHUNK, Outbox
 from ._pool import Pool
 from ._streams import Inflow, LoopInflow, LoopOutflow, Outflow, ThreadInflow, ThreadOutflow
 from .config import ServerConfig
-from .errors import ClientDisconnected
+from .errors import ClientDisconnected, ForkedError
 from .headers import encode_fields
 from .http import NativeDirectRequest, NativeDirectResponse, Trailers, as_response
 
@@ -33,6 +33,8 @@ _TOO_LATE = NativeDirectResponse.text(
     "Service Unavailable: the handler took too long\n", status=503
 )
 _NOT_HERE = "a plain handler cannot stream an asynchronous iterable (%r)"
+#: What no iterable of bytes yields, for its end.
+_OVER: Any = object()
 #: Statuses that never have a body (RFC 9110 sections 6.4.1 and 15.3.6).
 _BODILESS = frozenset((204, 205, 304))
 _CANCELLED, _STOPPING = Reason.CANCELLED, int(Reason.STOPPING)
@@ -136,7 +138,11 @@ class _Site:
     def _exits(self, error: BaseException) -> None:
         """sys.exit() in a handler: its client is answered, the server stops, then the exception goes on its way."""
         self.raised = self.raised or error
-        self._stop()
+        try:
+            self._stop()
+        except ForkedError:
+            # The handler forked, and this is the child: there is no server to stop here.
+            raise error from None
 
 
 class InlineSite(_Site):
@@ -269,8 +275,8 @@ class _Pulled(_Sink):
         try:
             while flow.window > 0:
                 if not self._left:
-                    chunk = next(self._chunks, None)
-                    if chunk is None:
+                    chunk = next(self._chunks, _OVER)
+                    if chunk is _OVER:
                         self._pump.streams.pop(stream, None)
                         flow.outbox.end(stream, _trailers(self._trailers))
                         return

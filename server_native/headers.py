@@ -16,7 +16,10 @@ from .errors import ConfigurationError
 __all__ = ["HeaderSource", "Headers", "RequestLine", "encode_fields", "read_line"]
 
 HeaderSource: TypeAlias = (
-    Mapping[str, str] | Mapping[bytes, bytes] | Iterable[tuple[str | bytes, str | bytes]]
+    Mapping[str, str]
+    | Mapping[str, str | int]
+    | Mapping[bytes, bytes]
+    | Iterable[tuple[str | bytes, str | bytes | int]]
 )
 
 #: Blocks remembered, and how long one may be. Attackers can fill the memory up to the product of the two, no further.

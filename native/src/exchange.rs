@@ -112,7 +112,8 @@ impl Exchange {
 
     /// Opens a stream and tells the host. `fill` appends line and fields to the arena and returns the line's length.
     ///
-    /// `None` when every slot is taken or the exchange is closed.
+    /// `None` when every slot is taken, the exchange is closed, or head and body are more than a batch (or a line more than
+    /// its 16 bits of length) can tell.
     pub fn open(
         self: &Arc<Self>,
         opening: Opening<'_>,
@@ -123,11 +124,16 @@ impl Exchange {
         if state.closed {
             return None;
         }
-        let id = state.allot(&opening, waker)?;
         let offset = state.filling.arena.len();
         let line = fill(&mut state.filling.arena);
         let length = state.filling.arena.len() - offset;
         state.filling.arena.extend_from_slice(opening.body);
+        // What no batch takes could never be told, and everything behind it would wait for ever.
+        let fits = line <= u16::MAX as usize && length + opening.body.len() <= BATCH_ARENA;
+        let Some(id) = fits.then(|| state.allot(&opening, waker)).flatten() else {
+            state.filling.arena.truncate(offset);
+            return None;
+        };
         state.filling.records.push(Record {
             stream: id,
             parent: opening.parent,
@@ -230,10 +236,12 @@ impl Exchange {
             _ => shared.slice(from..from + length),
         };
         let mut inbox = self.inbox.lock().unwrap_or_else(|poison| poison.into_inner());
-        if inbox.bytes.saturating_add(arena.len()) > INBOX_BYTES {
+        // A record without payload takes room too.
+        let size = arena.len() + records.len() * size_of::<(u64, u32, Order)>();
+        if inbox.bytes.saturating_add(size) > INBOX_BYTES {
             return Err(Error::new(Status::Busy, format!("{} bytes of commands wait already", inbox.bytes)));
         }
-        inbox.bytes += arena.len();
+        inbox.bytes += size;
         inbox.orders.reserve(records.len());
         for record in records {
             let Some(command) = Command::from_number(record.kind) else { continue };
@@ -368,6 +376,7 @@ fn check(record: &Record, arena: usize) -> std::result::Result<(), String> {
         Command::Head if !(200..=999).contains(&record.code) => {
             Err(format!("status of HEAD must be 200 to 999, found {}", record.code))
         }
+        Command::Inform if record.flags & FLAG_END != 0 => Err("INFORM ends nothing, found the flag END".into()),
         Command::Inform if !(100..=199).contains(&record.code) => {
             Err(format!("status of INFORM must be 100 to 199, found {}", record.code))
         }

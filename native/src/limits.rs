@@ -93,7 +93,7 @@ impl Limits {
             }
         };
         in_range("connections", self.connections, 1, 1 << 22)?;
-        in_range("head_bytes", self.head_bytes, 256, 256 * 1024)?;
+        in_range("head_bytes", self.head_bytes, 256, 128 * 1024)?;
         in_range("header_fields", self.header_fields, 1, 256)?;
         in_range("uri_bytes", self.uri_bytes, 64, 32 * 1024)?;
         in_range("inline_body_bytes", self.inline_body_bytes, 0, 256 * 1024)?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use pair::{Commands, Flag, Host, Peer, Told, bytes, idle, opening};
 use server_native::batch::{BATCH_ARENA, BATCH_RECORDS};
 use server_native::error::Status;
-use server_native::exchange::{Exchange, Opening};
+use server_native::exchange::{Counters, Exchange, Opening};
 use server_native::record::{Command, Event, FLAG_END, Reason, Record};
 
 const WINDOW: u32 = 1000;
@@ -138,6 +138,24 @@ fn a_batch_is_what_is_there_up_to_its_arena() {
     let counters = exchange.counters();
     assert_eq!((counters.queued_records, counters.queued_bytes), (2, 1));
     assert_eq!(kinds(&host.take().unwrap()), [Event::Accept as u8, Event::Data as u8]);
+}
+
+#[test]
+fn what_no_batch_takes_is_not_opened_and_holds_nothing_up() {
+    let exchange = Arc::new(Exchange::default());
+    let mut host = Host::new(&exchange);
+    let whole = bytes(1, BATCH_ARENA);
+    for (line, fields, body) in [(0x10000, 0, 0), (100, BATCH_ARENA - 100, 1), (0, 0, BATCH_ARENA + 1)] {
+        let body = vec![0; body];
+        let opening = Opening { body: &body, ..opening(0, 0) };
+        assert!(Peer::open(&exchange, opening, &whole[..line], &whole[..fields]).is_none());
+    }
+    assert_eq!(exchange.counters(), Counters::default());
+    let largest = Opening { body: &whole[0xffff + 10..], ..opening(0, 0) };
+    let peer = Peer::open(&exchange, largest, &whole[..0xffff], &whole[0xffff..0xffff + 10]).unwrap();
+    let told = host.take().unwrap();
+    assert_eq!((told[0].record.stream, told[0].record.code), (peer.id(), 0xffff));
+    assert!(told[0].payload == whole);
 }
 
 #[test]
@@ -384,13 +402,17 @@ fn one_wrong_command_and_none_is_taken() {
 #[test]
 fn a_host_that_ignores_every_window_is_told_to_wait() {
     let (exchange, host, mut peer) = pair();
-    let arena = vec![0; 64 * 1024 * 1024];
+    let arena = vec![0; 64 * 1024 * 1024 - 4096];
     let commands = Commands::default().data(peer.id(), b"", false);
     for _ in 0..4 {
         exchange.submit(&commands.records, &arena).unwrap();
     }
-    let error = exchange.submit(&commands.records, &[0]).unwrap_err();
-    assert_eq!((error.status, &error.text[..]), (Status::Busy, "268435456 bytes of commands wait already"));
+    let error = exchange.submit(&commands.records, &[0; 16 * 1024]).unwrap_err();
+    assert_eq!(error.status, Status::Busy);
+    assert!(error.text.ends_with(" bytes of commands wait already"), "{}", error.text);
+    // Records without payload count too, so that CREDIT alone cannot fill the memory.
+    let credits = vec![commands.records[0]; 1024];
+    assert_eq!(exchange.submit(&credits, &[]).unwrap_err().status, Status::Busy);
     exchange.submit(&commands.records, &[]).unwrap();
     exchange.apply(None);
     host.say(&Commands::default().end(peer.id(), b""));

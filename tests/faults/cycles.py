@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,23 @@ async def in_loop(load: Load) -> None:
             await asyncio.sleep(0.001)
 
 
+def settled_tasks() -> int:
+    """Threads the kernel knows; a thread that was joined needs a moment to be gone there."""
+    until = time.monotonic() + 5
+    while True:
+        count = len(list(Path("/proc/self/task").iterdir()))
+        if count == threading.active_count() or time.monotonic() >= until:
+            return count
+        time.sleep(0.01)
+
+
 def left() -> dict[str, Any]:
     """What this process holds."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "threads": sorted(thread.name for thread in threading.enumerate()),
-        "tasks": len(list(Path("/proc/self/task").iterdir())),
+        "tasks": settled_tasks(),
         "descriptors": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
         "resident": pages * os.sysconf("SC_PAGESIZE"),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
@@ -50,11 +50,19 @@ class Answer(NamedTuple):
 class Wire:
     """An HTTP/1 connection: sends what it is told, reads answers strictly."""
 
-    def __init__(self, address: tuple[str, int], *, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        receive_buffer: int | None = None,
+        source: str | None = None,
+    ) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source is not None:
+            self.socket.bind((source, 0))
         self.socket.settimeout(PATIENCE)
         self.socket.connect(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -327,6 +335,21 @@ class H2:
                 self._heed(event)
         self.flush()
         return True
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Type and payload of every further frame up to the end, as they come: ``h2`` gives up at the first surprise."""
+        data = bytearray()
+        while True:
+            while len(data) >= 9 and len(data) >= (size := 9 + int.from_bytes(data[:3], "big")):
+                yield data[3], bytes(data[9:size])
+                del data[:size]
+            try:
+                received = self.socket.recv(256 * 1024)
+            except ConnectionResetError:
+                return
+            if not received:
+                return
+            data += received
 
     def drain(self) -> None:
         """Reads up to the server's FIN."""

@@ -266,9 +266,10 @@ def test_a_handler_that_cancels_itself_is_a_500(serve: Serve) -> None:
 def test_a_broken_body_after_the_handler_was_called_tells_both(serve: Serve) -> None:
     """Chunks that break in the middle: the handler that reads hears of it, the client gets 400 and no more."""
     failures: list[BaseException] = []
-    over = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     async def handler(request: NativeDirectRequest) -> str:
+        begun.set()
         try:
             await request.read()
         except BaseException as error:
@@ -280,6 +281,7 @@ def test_a_broken_body_after_the_handler_was_called_tells_both(serve: Serve) -> 
 
     with Wire(serve(handler).address) as wire:
         wire.send(b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        assert begun.wait(PATIENCE)
         wire.send(b"nonsense\r\n\r\n")
         answer = wire.answer()
         assert (answer.status, answer.header("connection"), wire.rest()) == (400, "close", b"")

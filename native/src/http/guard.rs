@@ -176,9 +176,18 @@ fn judge_request_line(line: &[u8], limits: &Limits) -> Result<(), Rejection> {
     judge_version(&rest[end + 1..])
 }
 
+/// Longer than every registered method, and than what people make up.
+const LONGEST_METHOD: usize = 64;
+/// A DNS name has at most 253 bytes; no more than this crosses to the host in the request line.
+const LONGEST_AUTHORITY: usize = 1024;
+
 fn judge_method(method: &[u8]) -> Result<(), Rejection> {
     match method {
         b"CONNECT" => Err(Rejection { status: 501, reason: "CONNECT is not implemented here" }),
+        // RFC 9112 section 3: a method longer than any the server knows.
+        _ if method.len() > LONGEST_METHOD => {
+            Err(Rejection { status: 501, reason: "the method is longer than any known" })
+        }
         _ => Ok(()),
     }
 }
@@ -365,6 +374,9 @@ fn host_value(value: &[u8]) -> Result<&str, Rejection> {
 /// uri-host [":" port] of RFC 3986, without userinfo. Stricter in two places where readers differ: no
 /// percent-encoding in the name (decoded or not?) and no empty port.
 pub(crate) fn is_authority(text: &[u8]) -> bool {
+    if text.len() > LONGEST_AUTHORITY {
+        return false;
+    }
     let (host_is_valid, port) = match text {
         [b'[', inner @ ..] => {
             let Some(end) = memchr::memchr(b']', inner) else { return false };

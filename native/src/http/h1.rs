@@ -59,7 +59,9 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         body_since: None,
         write_deadline: None,
     };
-    session.connection.member.within(session.connection.site.limits.detection_ms);
+    let limits = &session.connection.site.limits;
+    let first = if session.input.is_empty() { limits.detection_ms } else { limits.head_ms };
+    session.connection.member.within(first);
     let mut registered = false;
     poll_fn(|context| {
         if !std::mem::replace(&mut registered, true) {

@@ -62,6 +62,9 @@ class Site(Protocol):
     ) -> None:
         """A request: line, fields and body lie in ``arena`` from the offsets given up to the next one."""
 
+    def inform(self, stream: int, status: int, fields: bytes) -> None:
+        """Sends an interim response now, from any thread."""
+
 
 class Peer:
     """One connection: who is at its other end, and which site it came to."""

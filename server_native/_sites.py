@@ -65,6 +65,12 @@ class _Site:
         """Handlers that run on the pool."""
         return self._pool.busy
 
+    def inform(self, stream: int, status: int, fields: bytes) -> None:
+        """Sends an interim response now, from any thread."""
+        outbox = Outbox(self._pump.runtime)
+        outbox.inform(stream, status, fields)
+        outbox.flush()
+
     def end(self, patience: float) -> None:
         """Ends the pool."""
         self._pool.close(patience)

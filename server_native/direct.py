@@ -334,6 +334,7 @@ def _serve_in_loop(
     finally:
         for running in started:
             running.abandon()
+            running.server._over.set()
         _close_loop(loop)
     raised = started[0].site.raised
     if raised is not None:

@@ -157,6 +157,18 @@ class NativeDirectRequest:
             return self._payload
         return b"".join([chunk async for chunk in self])
 
+    def inform(self, status: int, headers: HeaderSource) -> None:
+        """Sends an interim response before the real one: ``request.inform(103, {"link": "</a.css>; rel=preload"})``.
+
+        ``status`` is 102 to 199 (RFC 9110 section 15.2); 100 is sent by itself when the body is asked for. Clients
+        need not understand it: it is left out for HTTP/1.0 and, for now, for HTTP/2.
+        """
+        if not isinstance(status, int) or not 102 <= status <= 199:
+            raise ConfigurationError(
+                f"an interim status must be an integer from 102 to 199, found {status!r}"
+            )
+        self._peer.site.inform(self.stream, status, encode_fields(headers))
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._chunks_async()
 

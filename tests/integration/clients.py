@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -335,6 +336,11 @@ class H2:
                 self._heed(event)
         self.flush()
         return True
+
+    @property
+    def has_input(self) -> bool:
+        """Whether the server has sent something that was not read."""
+        return bool(select.select([self.socket], [], [], 0)[0])
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """Type and payload of every further frame up to the end, as they come: ``h2`` gives up at the first surprise."""

@@ -20,7 +20,7 @@ from ._outbox import CHUNK, Outbox
 from ._pool import Pool
 from ._streams import Inflow, LoopInflow, LoopOutflow, Outflow, ThreadInflow, ThreadOutflow
 from .config import ServerConfig
-from .errors import ClientDisconnected, ForkedError
+from .errors import ClientDisconnected, ForkedError, StoppingError
 from .headers import encode_fields
 from .http import NativeDirectRequest, NativeDirectResponse, Trailers, as_response
 
@@ -37,6 +37,7 @@ _NOT_HERE = "a plain handler cannot stream an asynchronous iterable (%r)"
 _OVER: Any = object()
 #: Statuses that never have a body (RFC 9110 sections 6.4.1 and 15.3.6).
 _BODILESS = frozenset((204, 205, 304))
+_UNCLOSED = "the generator of a response body failed when it was closed"
 _CANCELLED, _STOPPING = Reason.CANCELLED, int(Reason.STOPPING)
 
 #: Every request's task has this name: one of its own would cost more than the task.
@@ -112,7 +113,8 @@ class _Site:
                     flow.write(chunk)
             if source is not None or len(response.payload) > self._window:
                 outbox.end(request.stream, _trailers(response.trailers))
-        except ClientDisconnected:
+        except (ClientDisconnected, StoppingError):
+            # Nobody is there to answer.
             _close(locals().get("source"))
         except Exception:
             log.exception("the body of %r failed; the stream is reset", request)
@@ -461,10 +463,13 @@ class TaskSite(_Site):
                 log.exception("the body of %r failed; the stream is reset", request)
         finally:
             closer = getattr(source, "aclose", None)
-            if closer is not None:
-                await closer()
-            else:
+            if closer is None:
                 _close(source)
+            else:
+                try:
+                    await closer()
+                except Exception:
+                    log.exception(_UNCLOSED)
 
 
 class _Tasked:
@@ -539,4 +544,4 @@ def _close(source: object) -> None:
         try:
             closer()
         except Exception:
-            log.exception("the generator of a response body failed when it was closed")
+            log.exception(_UNCLOSED)

@@ -99,10 +99,13 @@ def evaluate(results: Results) -> list[Verdict]:
                 measured = results.median((bar.case, placement, bar.server), bar.metric)
             note = _note(results, bar, placement)
             only = "closed" in note or "requests only" in note
-            if measured is None or only:
-                verdict = "not measured"
-            else:
-                verdict = "pass" if _meets(measured, bar) else "miss"
+            verdict = (
+                "not measured"
+                if measured is None or only
+                else "pass"
+                if _meets(measured, bar)
+                else "miss"
+            )
             verdicts.append(Verdict(bar, placement, measured, verdict, note))
     return verdicts
 

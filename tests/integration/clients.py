@@ -1,4 +1,4 @@
-"""Clients that are not ours, or that see bytes: raw sockets with a strict reader of answers, and ``h2`` over a socket."""
+"""Clients that see bytes: raw sockets with a strict reader of answers, and the ``h2`` library over a socket."""
 
 from __future__ import annotations
 
@@ -116,6 +116,10 @@ class Wire:
             if not self._fill():
                 raise EOFError(f"the connection ended after {len(self._buffer)} of {count} bytes")
         return self._take(count)
+
+    def buffered(self) -> bytes:
+        """What has come already behind what was read."""
+        return self._take(len(self._buffer))
 
     def rest(self) -> bytes:
         """Everything up to the server's FIN; a reset raises."""
@@ -343,7 +347,7 @@ class H2:
         return bool(select.select([self.socket], [], [], 0)[0])
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Type and payload of every further frame up to the end, as they come: ``h2`` gives up at the first surprise."""
+        """Type and payload of every further frame up to the end; ``h2`` would give up at a surprise."""
         data = bytearray()
         while True:
             while len(data) >= 9 and len(data) >= (size := 9 + int.from_bytes(data[:3], "big")):

@@ -1,7 +1,7 @@
-"""What the gate must refuse, as data: issue 2 item 8, the deviations of peers, and the smuggling variants of the hardening notes.
+"""What the gate must refuse, as data: issue 2 item 8, deviations of peers, and smuggling variants.
 
-Each case is what stands before a pipelined ``GET /canary``. ``late`` marks a fault behind the head: when it arrives apart from
-the head, a handler may have been called, but must not get to the end of the body.
+Each case is what stands before a pipelined ``GET /canary``. ``late`` marks a fault behind the head: when it
+arrives apart from the head, a handler may have been called, but must not get to the end of the body.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Servers for tests: each runs in a thread of its own, in one of the ways the product can run, and is closed at the end.
+"""Servers for tests: each runs in a thread of its own, in one of the ways the product has, and is closed at the end.
 
-A test that must hold however a server is driven takes the ``mode`` fixture and writes its handler once, as a plain function of
-request and body; :meth:`Mode.adapt` makes of it what the mode needs.
+A test that must hold however a server is driven takes the ``mode`` fixture and writes its handler once, as a
+plain function of request and body; :meth:`Mode.adapt` makes of it what the mode needs.
 """
 
 from __future__ import annotations
@@ -167,6 +167,15 @@ class Running:
             loop.close()
 
 
+class _Collector(logging.Handler):
+    def __init__(self, records: list[logging.LogRecord]) -> None:
+        super().__init__(logging.WARNING)
+        self._records = records
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(record)
+
+
 class Serve:
     """Starts servers for one test, closes them after it, and holds the test to what the servers logged.
 
@@ -176,8 +185,7 @@ class Serve:
     def __init__(self) -> None:
         self._running: list[Running] = []
         self._records: list[logging.LogRecord] = []
-        self._collector = logging.Handler(logging.WARNING)
-        self._collector.emit = self._records.append  # type: ignore[method-assign]
+        self._collector = _Collector(self._records)
         logging.getLogger("server_native").addHandler(self._collector)
 
     def __call__(

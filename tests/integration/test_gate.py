@@ -1,4 +1,4 @@
-"""The gate over the wire: what two readers could read differently is refused, the connection ends, and nothing behind it is answered."""
+"""The gate over the wire: what two readers could read differently is refused, and nothing behind it is answered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_is_refused(serve: Serve, case: Case, pieces: int) -> None:
         assert wire.rest() == b"", "nothing follows, the canary is not answered"
         sender.join()
     assert completed == []
-    if not case.late or pieces == 1 and len(case.data) < 16_384:
+    if not case.late or (pieces == 1 and len(case.data) < 16_384):
         assert called == []
 
 

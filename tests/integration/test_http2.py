@@ -1,4 +1,4 @@
-"""HTTP/2 with prior knowledge on the same port, seen by the ``h2`` library: many streams, flow control, resets, GOAWAY."""
+"""HTTP/2 with prior knowledge on the same port, seen by the ``h2`` library: streams, flow control, resets, GOAWAY."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits and timers of mission H16: each with the answer it promises, and none that hurts a client who does nothing wrong."""
+"""Limits and timers of mission H16: each gives the answer it promises and hurts no client who does nothing wrong."""
 
 from __future__ import annotations
 

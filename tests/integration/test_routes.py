@@ -10,8 +10,10 @@ from server_native import (
     ConfigurationError,
     NativeDirectRequest,
     NativeDirectResponse,
+    NativeServer,
     serve_native_direct,
 )
+from server_native.http import HandlerResult
 from tests.integration.clients import H2, Wire
 from tests.integration.servers import Mode, Serve
 
@@ -136,8 +138,8 @@ def test_they_are_answered_while_a_handler_keeps_python_busy(serve: Serve) -> No
         {"/a": Response.pre_encoded(200, {"content-length": "7"}, b"x")},
     ],
 )
-def test_impossible_ones_are_refused_before_anything_is_served(routes: dict[str, object]) -> None:
+def test_impossible_ones_are_refused_before_anything_is_served(
+    routes: dict[str, HandlerResult],
+) -> None:
     with pytest.raises(ConfigurationError):
-        serve_native_direct(
-            lambda _: "x", port=0, routes=routes, on_ready=lambda server: server.close()
-        )  # type: ignore[arg-type]
+        serve_native_direct(lambda _: "x", port=0, routes=routes, on_ready=NativeServer.close)

@@ -7,46 +7,39 @@ when the head has gone already. What the client does reaches the handler as canc
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from time import monotonic
-from typing import Any, cast
+from typing import Any
 
 from ._dispatch import Peer, Pump
 from ._ffi import FLAG_END, FLAG_EXPECT, Reason
 from ._lifecycle import StopNow
 from ._outbox import CHUNK, Outbox
 from ._pool import Pool
-from ._streams import Inflow, LoopInflow, LoopOutflow, Outflow, ThreadInflow, ThreadOutflow
+from ._streams import Inflow, Outflow, ThreadInflow, ThreadOutflow
 from .config import ServerConfig
 from .errors import ClientDisconnected, ForkedError, StoppingError
 from .headers import encode_fields
 from .http import NativeDirectRequest, NativeDirectResponse, Trailers, as_response
 
-__all__ = ["InlineSite", "TaskSite"]
+__all__ = ["InlineSite"]
 
 log = logging.getLogger("server_native")
 
-_FAILED = NativeDirectResponse.text("Internal Server Error\n", status=500)
-_TOO_LATE = NativeDirectResponse.text(
-    "Service Unavailable: the handler took too long\n", status=503
-)
+FAILED = NativeDirectResponse.text("Internal Server Error\n", status=500)
 _NOT_HERE = "a plain handler cannot stream an asynchronous iterable (%r)"
 #: What no iterable of bytes yields, for its end.
 _OVER: Any = object()
 #: Statuses that never have a body (RFC 9110 sections 6.4.1 and 15.3.6).
 _BODILESS = frozenset((204, 205, 304))
-_UNCLOSED = "the generator of a response body failed when it was closed"
-_CANCELLED, _STOPPING = Reason.CANCELLED, int(Reason.STOPPING)
-
-#: Every request's task has this name: one of its own would cost more than the task.
-_TASK_NAME = "server-native-request"
+UNCLOSED = "the generator of a response body failed when it was closed"
+CANCELLED, _STOPPING = Reason.CANCELLED, int(Reason.STOPPING)
 
 Handler = Callable[[NativeDirectRequest], Any]
 
 
-class _Site:
+class HandlerSite:
     """What all ways have in common."""
 
     def __init__(
@@ -96,32 +89,31 @@ class _Site:
         try:
             if request.disconnected:
                 return
-            response = _framed(request, self._call(request))
+            response = framed(request, self._call(request))
             source = response.source
             if isinstance(source, AsyncIterable):
                 log.error(_NOT_HERE, request)
-                outbox.head(request.stream, 500, _FAILED.fields, _FAILED.payload, True)
+                outbox.head(request.stream, 500, FAILED.fields, FAILED.payload, True)
                 return
             outbox.head(request.stream, response.status, response.fields, *_opening(response, flow))
             outbox.flush()
             if source is None:
-                flow.write(response.payload[CHUNK:]) if len(
-                    response.payload
-                ) > self._window else None
+                if len(response.payload) > self._window:
+                    flow.write(response.payload[CHUNK:])
             else:
                 for chunk in source:
                     flow.write(chunk)
             if source is not None or len(response.payload) > self._window:
-                outbox.end(request.stream, _trailers(response.trailers))
+                outbox.end(request.stream, encode_trailers(response.trailers))
         except (ClientDisconnected, StoppingError):
             # Nobody is there to answer.
-            _close(locals().get("source"))
+            close_source(locals().get("source"))
         except Exception:
             log.exception("the body of %r failed; the stream is reset", request)
-            outbox.reset(request.stream, _CANCELLED)
+            outbox.reset(request.stream, CANCELLED)
         except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             self._exits(error)
-            outbox.reset(request.stream, _CANCELLED)
+            outbox.reset(request.stream, CANCELLED)
         finally:
             try:
                 outbox.flush()
@@ -138,10 +130,10 @@ class _Site:
             raise
         except Exception:
             log.exception("the handler failed on %r", request)
-            return _FAILED
+            return FAILED
         except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             self._exits(error)
-            return _FAILED
+            return FAILED
 
     def _exits(self, error: BaseException) -> None:
         """sys.exit() in a handler: its client is answered, the server stops, then the exception goes on its way."""
@@ -153,7 +145,7 @@ class _Site:
             raise error from None
 
 
-class InlineSite(_Site):
+class InlineSite(HandlerSite):
     """Plain handlers: in the pump's thread when the whole request is here, on the pool otherwise."""
 
     def __init__(
@@ -188,12 +180,12 @@ class InlineSite(_Site):
                 response = as_response(response)
         except Exception:
             log.exception("the handler failed on %r", request)
-            response = _FAILED
+            response = FAILED
         except StopNow:
             raise
         except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             self._exits(error)
-            response = _FAILED
+            response = FAILED
         payload = response.payload
         if response.source is None and len(payload) <= self._window:
             pump.outbox.head(stream, response.status, response.fields, payload, True)
@@ -203,11 +195,11 @@ class InlineSite(_Site):
 
     def _begin(self, request: NativeDirectRequest, response: NativeDirectResponse) -> None:
         pump, stream = self._pump, request.stream
-        response = _framed(request, response)
+        response = framed(request, response)
         source = response.source
         if isinstance(source, AsyncIterable):
             log.error(_NOT_HERE, request)
-            pump.outbox.head(stream, 500, _FAILED.fields, _FAILED.payload, True)
+            pump.outbox.head(stream, 500, FAILED.fields, FAILED.payload, True)
             return
         if source is None and len(response.payload) <= self._window:
             pump.outbox.head(stream, response.status, response.fields, response.payload, True)
@@ -286,7 +278,7 @@ class _Pulled(_Sink):
                     chunk = next(self._chunks, _OVER)
                     if chunk is _OVER:
                         self._pump.streams.pop(stream, None)
-                        flow.outbox.end(stream, _trailers(self._trailers))
+                        flow.outbox.end(stream, encode_trailers(self._trailers))
                         return
                     self._left = memoryview(chunk)
                 piece = self._left[: min(len(self._left), flow.window, CHUNK)]
@@ -298,7 +290,7 @@ class _Pulled(_Sink):
         except Exception:
             log.exception("the body of %r failed; the stream is reset", self.request)
             self._pump.streams.pop(stream, None)
-            flow.outbox.reset(stream, _CANCELLED)
+            flow.outbox.reset(stream, CANCELLED)
 
     def on_writable(self, size: int) -> None:
         super().on_writable(size)
@@ -306,7 +298,7 @@ class _Pulled(_Sink):
 
     def on_reset(self, reason: int) -> None:
         super().on_reset(reason)
-        _close(self._chunks)
+        close_source(self._chunks)
 
     def on_drain(self) -> None:
         self.outflow.outbox.reset(self.outflow.stream, Reason.STOPPING)
@@ -319,203 +311,13 @@ class _Pulled(_Sink):
             self._pump.ready.append(self.pull)
 
 
-class TaskSite(_Site):
-    """Asynchronous handlers: one asyncio task for each request, and no more."""
-
-    def __init__(
-        self,
-        pump: Pump,
-        handler: Handler,
-        config: ServerConfig,
-        stop: Callable[[], None],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        super().__init__(pump, handler, config, stop)
-        self._loop = loop
-        self._timeout = config.handler_timeout
-
-    def tasks(self) -> list[asyncio.Task[None]]:
-        """Handlers that have not ended."""
-        return [sink.task for sink in self._pump.streams.values() if isinstance(sink, _Tasked)]
-
-    def opened(
-        self,
-        stream: int,
-        peer: Peer,
-        flags: int,
-        arena: bytes,
-        line: int,
-        fields: int,
-        body: int,
-        end: int,
-    ) -> None:
-        pump, payload = self._pump, arena[body:end]
-        inflow = None
-        if not flags & FLAG_END:
-            expects = bool(flags & FLAG_EXPECT)
-            inflow = LoopInflow(stream, pump.outbox, payload, self._receive_window, expects)
-        request = NativeDirectRequest(
-            stream, peer, flags, arena[line:fields], arena[fields:body], payload, inflow
-        )
-        # What `loop.create_task` does, less its checks and the formatting of a name: 0.4 us of 3.
-        if self._loop.get_task_factory() is None:
-            task = asyncio.Task(self._serve(request), loop=self._loop, name=_TASK_NAME)
-        else:
-            task = self._loop.create_task(self._serve(request), name=_TASK_NAME)
-        pump.streams[stream] = _Tasked(request, task)
-
-    async def _serve(self, request: NativeDirectRequest) -> None:
-        pump, stream = self._pump, request.stream
-        try:
-            if self._timeout is None:
-                response = await self._handler(request)
-            else:
-                response = await self._bounded(request)
-            if type(response) is not NativeDirectResponse:
-                response = as_response(response)
-        except asyncio.CancelledError:
-            # The client has gone or the server stops; or the handler cancelled itself, and then somebody waits.
-            if pump.streams.pop(stream, None) is not None and not pump.closed:
-                self._refuse(request)
-            raise
-        except ClientDisconnected:
-            pump.streams.pop(stream, None)
-            return
-        except Exception:
-            log.exception("the handler failed on %r", request)
-            response = _FAILED
-        except StopNow:
-            raise
-        except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
-            self._exits(error)
-            response = _FAILED
-        payload = response.payload
-        if response.source is None and len(payload) <= self._window:
-            if pump.streams.pop(stream, None) is not None:
-                pump.outbox.head(stream, response.status, response.fields, payload, True)
-        elif stream in pump.streams:
-            await self._stream(request, response)
-
-    def _refuse(self, request: NativeDirectRequest) -> None:
-        outbox = self._pump.outbox
-        if request.disconnected:
-            outbox.reset(request.stream, _CANCELLED)
-        else:
-            outbox.head(request.stream, 500, _FAILED.fields, _FAILED.payload, True)
-
-    async def _bounded(self, request: NativeDirectRequest) -> object:
-        task, late = asyncio.current_task(), False
-
-        def expire() -> None:
-            nonlocal late
-            late = True
-            if task is not None:
-                task.cancel()
-
-        timer = self._loop.call_later(self._timeout or 0.0, expire)
-        try:
-            return await self._handler(request)
-        except asyncio.CancelledError:
-            if not late:
-                raise
-            if task is not None and hasattr(task, "uncancel"):
-                task.uncancel()
-            log.warning("the handler took longer than %s s on %r", self._timeout, request)
-            return _TOO_LATE
-        finally:
-            timer.cancel()
-
-    async def _stream(self, request: NativeDirectRequest, response: NativeDirectResponse) -> None:
-        pump, stream = self._pump, request.stream
-        flow = LoopOutflow(stream, pump.outbox, self._window)
-        cast("_Tasked", pump.streams[stream]).outflow = flow
-        source = response.source
-        response = _framed(request, response)
-        try:
-            if response.source is None and len(response.payload) <= self._window:
-                if pump.streams.pop(stream, None) is not None:
-                    pump.outbox.head(
-                        stream, response.status, response.fields, response.payload, True
-                    )
-                return
-            pump.outbox.head(stream, response.status, response.fields, b"", False)
-            if source is None:
-                await flow.write(response.payload)
-            elif isinstance(source, AsyncIterable):
-                async for chunk in source:
-                    await flow.write(chunk)
-            else:
-                for chunk in source:
-                    await flow.write(chunk)
-            trailers = _trailers(response.trailers)
-            if pump.streams.pop(stream, None) is not None:
-                pump.outbox.end(stream, trailers)
-        except ClientDisconnected:
-            pump.streams.pop(stream, None)
-        except BaseException as error:
-            if pump.streams.pop(stream, None) is not None and not pump.closed:
-                pump.outbox.reset(stream, _CANCELLED)
-            if isinstance(error, (asyncio.CancelledError, StopNow)):
-                raise
-            if not isinstance(error, Exception):
-                self._exits(error)
-            else:
-                log.exception("the body of %r failed; the stream is reset", request)
-        finally:
-            closer = getattr(source, "aclose", None)
-            if closer is None:
-                _close(source)
-            else:
-                try:
-                    await closer()
-                except Exception:
-                    log.exception(_UNCLOSED)
-
-
-class _Tasked:
-    """A request answered by a task: a reset cancels it."""
-
-    __slots__ = ("outflow", "request", "task")
-
-    #: Set when the response is streamed.
-    outflow: LoopOutflow
-
-    def __init__(self, request: NativeDirectRequest, task: asyncio.Task[None]) -> None:
-        self.request = request
-        self.task = task
-
-    def on_data(self, data: bytes, end: bool) -> None:
-        if self.request._inflow is not None:
-            self.request._inflow.feed(data, end)
-
-    def on_end(self, trailers: bytes) -> None:
-        if self.request._inflow is not None:
-            self.request._inflow.end(trailers)
-
-    def on_reset(self, reason: int) -> None:
-        self.request._disconnected = True
-        if self.request._inflow is not None:
-            self.request._inflow.fail(reason)
-        if hasattr(self, "outflow"):
-            self.outflow.fail(reason)
-        self.task.cancel()
-
-    def on_writable(self, size: int) -> None:
-        if hasattr(self, "outflow"):
-            self.outflow.writable(size)
-
-    def on_drain(self) -> None:
-        self.request._disconnected = True
-        self.task.cancel()
-
-
-def _framed(request: NativeDirectRequest, response: NativeDirectResponse) -> NativeDirectResponse:
+def framed(request: NativeDirectRequest, response: NativeDirectResponse) -> NativeDirectResponse:
     """A response not sent in one piece: without a source where no body may follow, with its length where known."""
     source, fields, payload = response.source, response.fields, response.payload
     if source is None and b"content-length" not in fields.split(b"\0")[::2]:
         fields += b"%scontent-length\0%d" % (b"\0" if fields else b"", len(payload))
     if request.method == "HEAD" or response.status in _BODILESS:
-        _close(source)
+        close_source(source)
         source, payload = None, b""
     return NativeDirectResponse(response.status, fields, payload, source, response.trailers)
 
@@ -531,17 +333,17 @@ def _opening(response: NativeDirectResponse, flow: Outflow) -> tuple[bytes, bool
     return first, False
 
 
-def _trailers(trailers: Trailers | None) -> bytes:
+def encode_trailers(trailers: Trailers | None) -> bytes:
     if trailers is None:
         return b""
     return encode_fields(trailers() if callable(trailers) else trailers)
 
 
-def _close(source: object) -> None:
+def close_source(source: object) -> None:
     """Tells a generator that nobody wants the rest."""
     closer = getattr(source, "close", None)
     if closer is not None and isinstance(source, Iterable):
         try:
             closer()
         except Exception:
-            log.exception(_UNCLOSED)
+            log.exception(UNCLOSED)

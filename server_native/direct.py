@@ -23,7 +23,8 @@ from . import _lifecycle
 from ._dispatch import Pump
 from ._lifecycle import ShutdownSignal, StopNow
 from ._loops import LoopPump, new_event_loop, run_in_loop
-from ._sites import InlineSite, TaskSite
+from ._sites import InlineSite
+from ._tasks import TaskSite
 from .config import Limits, ServerConfig
 from .errors import ConfigurationError, StoppingError
 from .http import HandlerResult, NativeDirectRequest, as_response

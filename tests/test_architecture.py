@@ -124,6 +124,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "__main__ cli",
         "__init__",
         "asgi wsgi direct server http_server workers tcp",
+        "_tasks",
         "_sites",
         "http websocket _lifecycle _loops",
         "_dispatch _streams _pool",

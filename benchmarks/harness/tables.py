@@ -125,8 +125,9 @@ def markdown_report(results: Results, verdicts: list[bars.Verdict]) -> str:
         markdown(bar_table(verdicts)).replace("* ours", "\\* ours"),
         *map(markdown, result_tables(results)),
     ]
-    for cell in results.failures():
-        parts.append(f"Failed: {' '.join(cell.key)}\n\n```\n{cell.failure}\n```\n")
+    parts.extend(
+        f"Failed: {' '.join(cell.key)}\n\n```\n{cell.failure}\n```\n" for cell in results.failures()
+    )
     parts.append("### Commands and response heads\n")
     shown: set[tuple[str, str]] = set()
     for cell in results.cells.values():

@@ -288,7 +288,6 @@ class TestEarlyAnswers:
             assert answer.body == b"/a refused"
             if answer.header("connection") == "close":
                 assert wire.rest() == b""
-                wire.half_close()
             else:
                 assert wire.answer().body == b"/b refused"
                 wire.half_close()

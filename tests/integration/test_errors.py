@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -176,16 +177,23 @@ class TestContentLength:
 
         running = serve(handler, mode)
         with Wire(running.address) as wire:
-            wire.request("/")
-            wire.request("/next")
+            # In one piece: the reset that may follow the first answer must not hit the sending of the second request.
+            wire.send(
+                b"GET / HTTP/1.1\r\nhost: test\r\n\r\nGET /next HTTP/1.1\r\nhost: test\r\n\r\n"
+            )
             try:
                 first = wire.answer()
-                # Only a refusal is a whole answer here.
-                assert first.status == 500
-                rest = wire.rest() if first.header("connection") == "close" else wire.answer().body
-                assert rest in {b"", b"next"}
             except (EOFError, ConnectionResetError):
-                pass
+                assert streamed, "nothing of a whole answer has gone, so it can be refused"
+            else:
+                if streamed and length == "0":
+                    # The head that went before the lie was known is a whole answer; the connection ends after it.
+                    assert (first.status, first.body) in {(200, b""), (500, b"")}
+                else:
+                    assert first.status == 500
+                with contextlib.suppress(ConnectionResetError):
+                    rest = wire.rest()
+                    assert not rest or rest.endswith(b"\r\n\r\nnext")
         with H2(running.address) as client:
             answer = client.request("/")
             assert answer.reset is not None or answer.status == 500

@@ -347,8 +347,8 @@ fn respond(order: Order, stream: Stream, method: &Method, counted: Counted) -> R
     if order.end && !is_head && !bodiless {
         let size = order.body.len() as u64;
         if declared.is_some_and(|length| length != size) {
-            log(format!("content-length is not the body's {size} bytes; the stream is reset"));
-            return Err(Abandoned);
+            log(format!("a response was refused and the client got 500: its content-length is not {size}"));
+            return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "", counted));
         }
         fields.insert(CONTENT_LENGTH, size.into());
     } else if order.code == 204 {

@@ -40,10 +40,7 @@ impl<S: Transport> Session<S> {
         let template = match site.heads.template(order.code, &order.head) {
             Ok(template) => template,
             Err(text) => {
-                self.log(&format!("a response head was refused and the client got 500: {text}"));
-                self.write_error(500, "", now.is_head);
-                now.persistent = false;
-                now.answer = Answer::Complete;
+                self.answer_500(now, &text);
                 return Ok(());
             }
         };
@@ -52,11 +49,8 @@ impl<S: Transport> Session<S> {
         if let (Delimiter::Length(length), true) = (delimiter, order.end && !silent)
             && length != order.body.len() as u64
         {
-            self.log(&format!(
-                "content-length is {length}, the body has {} bytes; the stream is reset",
-                order.body.len()
-            ));
-            return Err(Reason::Internal);
+            self.answer_500(now, &format!("content-length is {length}, the body has {} bytes", order.body.len()));
+            return Ok(());
         }
         let unread = !now.body.is_done() && (now.expects || now.body.remaining().is_none_or(|left| left > DISCARD));
         now.persistent &= !template.close && !unread && delimiter != Delimiter::Close;
@@ -90,6 +84,14 @@ impl<S: Transport> Session<S> {
         }
         let Answer::Body(delimiter, left) = now.answer else { return Ok(()) };
         self.answer_body(now, delimiter, left, Order { command: Command::Data, ..order })
+    }
+
+    /// The host's answer cannot be sent, and nothing of it has been.
+    fn answer_500(&mut self, now: &mut Exchanging, text: &str) {
+        self.log(&format!("a response was refused and the client got 500: {text}"));
+        self.write_error(500, "", now.is_head);
+        now.persistent = false;
+        now.answer = Answer::Complete;
     }
 
     fn answer_body(

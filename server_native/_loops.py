@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import selectors
 import socket
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,10 @@ class NativeSelector(selectors.DefaultSelector):
 
     _pump: Pump | None = None
     _drained = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        _selectors.add(self)
 
     @property
     def is_free(self) -> bool:
@@ -63,6 +69,22 @@ class NativeSelector(selectors.DefaultSelector):
             self._drained = False
             return super().select(0)
         return []
+
+
+_selectors: weakref.WeakSet[NativeSelector] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # An epoll is shared with the parent: a child that tidies its loop up would take descriptors out of the parent's.
+    for selector in list(_selectors):
+        known: Any = getattr(selector, "_selector", None)
+        if known is not None and hasattr(select, "epoll"):
+            known.close()
+            selector._selector = select.epoll()  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

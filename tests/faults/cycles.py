@@ -1,4 +1,7 @@
-"""Starts and stops servers over and over under load: ``python -m tests.faults.cycles thread 20``. Prints what is left."""
+"""Starts and stops servers over and over under load, then prints what is left.
+
+``python -m tests.faults.cycles thread 20``
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Child processes to harm, and clients that misbehave on purpose. Everything waits for a condition, never for a time."""
+"""Child processes to harm, and clients that misbehave on purpose.
+
+Everything waits for a condition with a deadline, never for a time.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import hpack
 from hyperframe.frame import (
@@ -28,6 +31,9 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
+from typing_extensions import Self
+
+from server_native import NativeDirectRequest, NativeServer, serve_native_direct
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +52,9 @@ NEVER = (
     "Exception in thread",
     "Exception in callback",
 )
+
+
+ChildT = TypeVar("ChildT", bound="Child")
 
 
 class Child:
@@ -128,7 +137,8 @@ class Child:
 
     def until_stats(self, wanted: Callable[[dict[str, int]], bool], what: str) -> dict[str, int]:
         """Asks for figures until they are as wanted."""
-        return eventually(self.stats, wanted, what, self.account)
+        stats: dict[str, int] = eventually(self.stats, wanted, what, self.account)
+        return stats
 
     def signal(self, number: int) -> float:
         """Sends a signal; answers when."""
@@ -189,7 +199,7 @@ class Child:
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGESIZE")
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -369,6 +379,8 @@ class H2Wire:
     ) -> None:
         self.wire = Wire(port)
         self.frames: list[Frame] = []
+        #: Response heads and trailers by stream.
+        self.heads: dict[int, dict[str, str]] = {}
         self._encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
         self._buffer = b""
@@ -429,14 +441,9 @@ class H2Wire:
     def answer(self, stream: int) -> tuple[dict[str, str], bytes]:
         """A whole response."""
         self.until(lambda frame: frame.stream_id == stream and "END_STREAM" in frame.flags)
-        headers: dict[str, str] = {}
-        body = b""
-        for frame in self.frames:
-            if frame.stream_id == stream and isinstance(frame, HeadersFrame):
-                headers |= dict(self._decoder.decode(frame.data))
-            elif frame.stream_id == stream and isinstance(frame, DataFrame):
-                body += frame.data
-        return headers, body
+        frames = [frame for frame in self.frames if isinstance(frame, DataFrame)]
+        body = b"".join(frame.data for frame in frames if frame.stream_id == stream)
+        return self.heads[stream], body
 
     def until(self, wanted: Callable[[Frame], bool]) -> Frame:
         """Reads until such a frame has come."""
@@ -462,6 +469,12 @@ class H2Wire:
             frame.parse_body(memoryview(self._buffer[9 : 9 + size]))
             self._buffer = self._buffer[9 + size :]
             self.frames.append(frame)
+            if isinstance(frame, HeadersFrame):
+                # In the order of arrival: each block changes the decoder's table.
+                head = self.heads.setdefault(frame.stream_id, {})
+                head.update(
+                    (str(name), str(value)) for name, value in self._decoder.decode(frame.data)
+                )
             if self._acknowledge:
                 with suppress(ConnectionError):
                     self._reply(frame)
@@ -469,8 +482,9 @@ class H2Wire:
 
     def _reply(self, frame: Frame) -> None:
         if isinstance(frame, (SettingsFrame, PingFrame)) and "ACK" not in frame.flags:
-            data = {"opaque_data": frame.opaque_data} if isinstance(frame, PingFrame) else {}
-            answer = type(frame)(0, **data)
+            answer: Frame = SettingsFrame(0)
+            if isinstance(frame, PingFrame):
+                answer = PingFrame(0, opaque_data=frame.opaque_data)
             answer.flags.add("ACK")
             self.send(answer)
         elif isinstance(frame, DataFrame) and frame.flow_controlled_length:
@@ -490,6 +504,32 @@ class H2Wire:
 
     def __exit__(self, *_: object) -> None:
         self.wire.socket.close()
+
+
+@contextmanager
+def serving(
+    handler: Callable[[NativeDirectRequest], Any], **options: Any
+) -> Iterator[NativeServer]:
+    """A blocking server on a thread of this process, closed when the block is left."""
+    ready = threading.Event()
+    servers: list[NativeServer] = []
+
+    def on_ready(server: NativeServer) -> None:
+        servers.append(server)
+        ready.set()
+
+    thread = threading.Thread(
+        target=lambda: serve_native_direct(handler, port=0, on_ready=on_ready, **options),
+        daemon=True,
+    )
+    thread.start()
+    assert ready.wait(PATIENCE)
+    try:
+        yield servers[0]
+    finally:
+        servers[0].close(grace=0.5)
+        thread.join(PATIENCE)
+    assert not thread.is_alive(), "the server hangs"
 
 
 @contextmanager

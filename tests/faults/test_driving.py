@@ -27,32 +27,37 @@ PROMPT = 5.0
 @pytest.mark.parametrize(("mode", "io_threads"), DRIVES)
 def test_a_spinning_handler_holds_nothing_native_up(mode: str, io_threads: int | None) -> None:
     limits = {"head_ms": 100, "connections": 5}
-    with Victim(mode, io_threads=io_threads, limits=limits) as victim:
-        with Wire(victim.port) as spinner, Wire(victim.port) as route, H2Wire(victim.port) as h2c:
-            with Wire(victim.port) as half, Wire(victim.port) as filler:
-                assert filler.get("/hello").status == 200
-                assert half.get("/hello").status == 200
-                assert route.get("/route").body == b"native"
-                spinner.request("/spin")
-                victim.expect("begin /spin")
-                begun = time.monotonic()
+    with (
+        Victim(mode, io_threads=io_threads, limits=limits) as victim,
+        Wire(victim.port) as spinner,
+        Wire(victim.port) as route,
+        H2Wire(victim.port) as h2c,
+        Wire(victim.port) as half,
+        Wire(victim.port) as filler,
+    ):
+        assert filler.get("/hello").status == 200
+        assert half.get("/hello").status == 200
+        assert route.get("/route").body == b"native"
+        spinner.request("/spin")
+        victim.expect("begin /spin")
+        begun = time.monotonic()
 
-                # From here on Python does nothing but spin until it is told to leave off.
-                assert route.get("/route").body == b"native"
-                h2c.ping(b"12345678")
-                assert h2c.answer(h2c.request("/route"))[1] == b"native"
-                with Wire(victim.port) as refused:
-                    assert refused.answer().status == 503
-                half.send(b"GET /hello HTTP/1.1\r\nho")
-                late = half.rest()
-                assert not late or late.startswith(b"HTTP/1.1 408 "), late
-                eventually(time.monotonic, lambda now: now - begun > 2.0, "two seconds later")
-                assert route.get("/route").body == b"native"
+        # From here on Python does nothing but spin until it is told to leave off.
+        assert route.get("/route").body == b"native"
+        h2c.ping(b"12345678")
+        assert h2c.answer(h2c.request("/route"))[1] == b"native"
+        with Wire(victim.port) as refused:
+            assert refused.answer().status == 503
+        half.send(b"GET /hello HTTP/1.1\r\nho")
+        late = half.rest()
+        assert not late or late.startswith(b"HTTP/1.1 408 "), late
+        eventually(time.monotonic, lambda now: now - begun > 2.0, "two seconds later")
+        assert route.get("/route").body == b"native"
 
-                assert victim.said("spun") == []
-                victim.tell("release")
-                assert spinner.answer().body == b"spun"
-                assert filler.get("/hello").body == b"hello"
+        assert victim.said("spun") == []
+        victim.tell("release")
+        assert spinner.answer().body == b"spun"
+        assert filler.get("/hello").body == b"hello"
         victim.signal(signal.SIGTERM)
         victim.ends(0)
 

@@ -1,4 +1,7 @@
-"""The interpreter ends, forks and is interrupted while a server runs: never a hang, never a crash (issue 2, item 9)."""
+"""The interpreter ends, forks and is interrupted while a server runs (issue 2, item 9).
+
+Never a hang, never a crash.
+"""
 
 from __future__ import annotations
 
@@ -276,23 +279,48 @@ IN_CHILD = {
     "os._exit": ("os._exit(3)", "3"),
     "sys.exit": ("sys.exit(3)", "3"),
     "uses the server": (
-        "\n        try:\n            servers[0].stats()\n"
-        "        except ForkedError:\n            os._exit(11)\n        os._exit(0)",
+        """
+        try:
+            servers[0].stats()
+        except ForkedError:
+            os._exit(11)
+        os._exit(0)""",
         "11",
     ),
     "closes the server": (
-        "\n        try:\n            servers[0].close()\n"
-        "        except ForkedError:\n            os._exit(11)\n        os._exit(0)",
+        """
+        try:
+            servers[0].close()
+        except ForkedError:
+            os._exit(11)
+        os._exit(0)""",
         "11",
     ),
     "starts another": (
-        "\n        try:\n            serve_native_direct(plain, port=0, on_ready=lambda s: s.close())\n"
-        "        except BaseException as error:\n            say(repr(error)); os._exit(12)\n        os._exit(13)",
+        """
+        try:
+            serve_native_direct(plain, port=0, on_ready=lambda server: server.close())
+        except BaseException as error:
+            say(repr(error))
+            os._exit(12)
+        os._exit(13)""",
         "13",
     ),
     "raises": ("raise SystemExit(0)", "0"),
     "returns": ("return 'child'", "1"),
 }
+
+
+@pytest.mark.parametrize("way", ["inline", "async", "pool"])
+def test_a_child_that_tidies_up_takes_nothing_from_its_parent(way: str) -> None:
+    """The child's loop shares its parent's epoll; the idle parent must still hear a signal."""
+    source = LEAVING[way].replace("    CODE", FORK.replace("IN_CHILD", "sys.exit(3)"))
+    with Child.run(START + source) as child, Wire(port(child)) as wire:
+        wire.get("/")
+        # The connection stays open: nothing but the signal can wake the parent.
+        child.signal(signal.SIGTERM)
+        assert wire.rest() == b""
+        child.ends(0)
 
 
 @pytest.mark.parametrize("child_does", IN_CHILD)

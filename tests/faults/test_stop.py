@@ -22,6 +22,15 @@ ON_LOOP = ["async", "loop"]
 
 signals = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 modes = pytest.mark.parametrize("mode", MODES)
+#: Where a case takes the whole grace: the two signals come the same way, so SIGINT is tried with half of the modes.
+slow = pytest.mark.parametrize(
+    ("mode", "number"),
+    [
+        *((mode, signal.SIGTERM) for mode in MODES),
+        ("sync", signal.SIGINT),
+        ("async", signal.SIGINT),
+    ],
+)
 
 
 def ends_in_time(victim: Victim, sent: float, *, allowed: tuple[str, ...] = ()) -> None:
@@ -82,28 +91,33 @@ def test_a_handler_that_ends_within_the_grace_answers(mode: str, number: signal.
         ends_in_time(victim, sent)
 
 
+TOLD = [
+    ("sync", "/until-told", "disconnected"),
+    ("sync", "/until-told-spin", "disconnected"),
+    ("threads", "/until-told", "disconnected"),
+    ("threads", "/until-told-spin", "disconnected"),
+    ("async", "/until-told", "CancelledError"),
+    ("loop", "/until-told", "CancelledError"),
+    ("uvloop", "/until-told", "CancelledError"),
+    ("async", "/swallow", "CancelledError"),
+    ("loop", "/swallow", "CancelledError"),
+    ("async", "/swallow-all", "CancelledError"),
+    ("sync", "/stream", "GeneratorExit"),
+    ("loop-sync", "/stream", "GeneratorExit"),
+    ("threads", "/stream", "GeneratorExit"),
+    ("async", "/stream", "GeneratorExit"),
+    ("loop", "/stream", "GeneratorExit"),
+    ("async", "/stream-plain", "GeneratorExit"),
+]
+
+
 @pytest.mark.parametrize(
-    ("mode", "path", "wanted"),
+    ("mode", "path", "wanted", "number"),
     [
-        ("sync", "/until-told", "disconnected"),
-        ("sync", "/until-told-spin", "disconnected"),
-        ("threads", "/until-told", "disconnected"),
-        ("threads", "/until-told-spin", "disconnected"),
-        ("async", "/until-told", "CancelledError"),
-        ("loop", "/until-told", "CancelledError"),
-        ("uvloop", "/until-told", "CancelledError"),
-        ("async", "/swallow", "CancelledError"),
-        ("loop", "/swallow", "CancelledError"),
-        ("async", "/swallow-all", "CancelledError"),
-        ("sync", "/stream", "GeneratorExit"),
-        ("loop-sync", "/stream", "GeneratorExit"),
-        ("threads", "/stream", "GeneratorExit"),
-        ("async", "/stream", "GeneratorExit"),
-        ("loop", "/stream", "GeneratorExit"),
-        ("async", "/stream-plain", "GeneratorExit"),
+        *((*case, signal.SIGTERM) for case in TOLD),
+        *((*case, signal.SIGINT) for case in TOLD[::4]),
     ],
 )
-@signals
 def test_a_handler_is_told_before_its_client_is_reset(
     mode: str, path: str, wanted: str, number: signal.Signals
 ) -> None:
@@ -167,8 +181,7 @@ def test_an_endless_stream_ends_with_its_client_reading_or_not(mode: str, reads:
         ends_in_time(victim, sent)
 
 
-@modes
-@signals
+@slow
 def test_half_a_request_head_does_not_hold_the_stop_up(mode: str, number: signal.Signals) -> None:
     with (
         Victim(mode, grace=GRACE) as victim,
@@ -185,8 +198,7 @@ def test_half_a_request_head_does_not_hold_the_stop_up(mode: str, number: signal
         ends_in_time(victim, sent)
 
 
-@modes
-@signals
+@slow
 def test_half_a_small_body_does_not_hold_the_stop_up(mode: str, number: signal.Signals) -> None:
     with Victim(mode, grace=GRACE) as victim, Wire(victim.port) as wire:
         wire.request("/upload", method="POST", head="content-length: 100\r\n", body=b"x" * 50)
@@ -197,8 +209,7 @@ def test_half_a_small_body_does_not_hold_the_stop_up(mode: str, number: signal.S
         assert victim.said("begin") == []
 
 
-@modes
-@signals
+@slow
 def test_half_a_large_body_is_told_to_who_reads_it(mode: str, number: signal.Signals) -> None:
     with Victim(mode, grace=GRACE) as victim, Wire(victim.port) as wire:
         head = "content-length: 1000000\r\n"
@@ -252,8 +263,7 @@ def test_an_http2_stream_in_flight_gets_its_answer(mode: str, number: signal.Sig
         ends_in_time(victim, sent)
 
 
-@modes
-@signals
+@slow
 def test_an_endless_http2_stream_is_reset(mode: str, number: signal.Signals) -> None:
     with Victim(mode, grace=GRACE) as victim, H2Wire(victim.port) as wire:
         stream = wire.request("/stream")

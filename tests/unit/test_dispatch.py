@@ -54,6 +54,9 @@ class Recorder:
         self.peers.append(peer)
         self.handle(stream)
 
+    def inform(self, stream: int, status: int, fields: bytes) -> None:
+        raise AssertionError(f"nobody informs here, found {stream, status, fields}")
+
     def ids(self) -> list[int]:
         return [stream for stream, *_ in self.opened_streams]
 

@@ -589,3 +589,22 @@ const fn parse_hash(text: &str) -> u64 {
         Err(_) => panic!("SN_ABI_HASH must be 16 hexadecimal digits"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_status_with_its_message() {
+        let panics: [(fn() -> Result<Status>, &str); 3] = [
+            (|| panic!("on purpose"), "server_native panicked: on purpose"),
+            (|| panic!("{} on purpose", 2), "server_native panicked: 2 on purpose"),
+            (|| std::panic::panic_any(7), "server_native panicked: no message"),
+        ];
+        for (body, text) in panics {
+            assert_eq!(guard(body), Status::Panic);
+            assert_eq!(LAST_ERROR.with_borrow(String::clone), text);
+        }
+        assert_eq!(guard(|| Ok(Status::Timeout)), Status::Timeout);
+    }
+}

@@ -10,7 +10,7 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0xA8232F6093C00CD9
+ABI_HASH: Final = 0xCC2F72F6F6E8C0B2
 BATCH_ARENA: Final = 524288
 BATCH_RECORDS: Final = 512
 FLAG_END: Final = 1

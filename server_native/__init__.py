@@ -7,7 +7,8 @@
 and ``serve_native_direct(handler, port=8080)`` serves HTTP/1.1 and HTTP/2 until it is stopped.
 
 The map: `direct` (one handler, one call), `http` (requests and responses), `headers`, `config` (options and
-limits), `errors`. Below them, private: `_sites` (how handlers run), `_lifecycle` (signals), `_loops` (asyncio),
+limits), `errors`. Below them, private: `_sites`, `_tasks` and `_pool` (how handlers run),
+`_lifecycle` (signals), `_loops` (asyncio),
 `_dispatch` (the pump), `_streams` (bodies), `_outbox` (commands), `_ffi` (ctypes), `_library` (finding the
 native library), `_bindings` (generated). Importing this package loads no native library; the first server does.
 """

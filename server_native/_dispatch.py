@@ -89,7 +89,7 @@ class Peer:
 
 
 class Pump:
-    """Moves events and commands of one runtime. All methods but :meth:`wake` belong to its thread."""
+    """Moves events and commands of one runtime. All methods but :meth:`stop` belong to its thread."""
 
     def __init__(self, io_threads: int, on_first: Callable[[], object] | None = None) -> None:
         self.runtime = Runtime(io_threads)

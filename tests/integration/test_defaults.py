@@ -24,4 +24,4 @@ def test_handlers_in_the_pumps_thread_are_told_when_all_others_are() -> None:
     source = Path(__file__).parents[2] / "native" / "src" / "runtime" / "stop.rs"
     found = re.search(r"const NOTICE: Duration = Duration::from_secs\((\d+)\);", source.read_text())
     assert found is not None
-    assert _dispatch._NOTICE == float(found[1])
+    assert float(found[1]) == _dispatch._NOTICE

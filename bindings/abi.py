@@ -10,11 +10,16 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0xCC2F72F6F6E8C0B2
+ABI_HASH: Final = 0x4EEE85040188BB5A
 BATCH_ARENA: Final = 524288
 BATCH_RECORDS: Final = 512
 FLAG_END: Final = 1
 FLAG_EXPECT: Final = 2
+FLAG_MORE: Final = 8
+FLAG_TEXT: Final = 4
+FLAG_UPGRADE: Final = 4
+MESSAGE_COST: Final = 64
+MODE_UMASK: Final = 4294967295
 
 BATCH_HEADER_FORMAT: Final = "=IIII"
 BATCH_HEADER_SIZE: Final = 16
@@ -31,6 +36,8 @@ class Command(IntEnum):
     RESET = 4
     CREDIT = 5
     INFORM = 6
+    UPGRADE = 7
+    PING = 9
 
 
 class Event(IntEnum):
@@ -45,6 +52,7 @@ class Event(IntEnum):
     CLOSED = 7
     LOG = 8
     DRAIN = 9
+    PONG = 13
 
 
 class Protocol(IntEnum):
@@ -53,6 +61,7 @@ class Protocol(IntEnum):
     HTTP10 = 16
     HTTP11 = 32
     HTTP2 = 48
+    HTTP3 = 64
     TCP = 128
 
 
@@ -79,94 +88,12 @@ class Status(IntEnum):
     NOT_FOUND = 11
     BUSY = 12
     STOPPING = 13
+    BAD_CERTIFICATE = 14
     ADDRESS_IN_USE = 100
     PERMISSION_DENIED = 101
     ADDRESS_NOT_AVAILABLE = 102
     IO = 103
     PANIC = 255
-
-
-class Bytes(ctypes.Structure):
-    """Borrowed bytes, for the length of one call."""
-
-    data: int | None
-    length: int
-
-    _fields_ = (("data", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class Limits(ctypes.Structure):
-    """Limits of one listener."""
-
-    body_bytes: int
-    connections: int
-    connections_per_address: int
-    head_bytes: int
-    header_fields: int
-    uri_bytes: int
-    inline_body_bytes: int
-    receive_window: int
-    send_window: int
-    detection_ms: int
-    head_ms: int
-    idle_ms: int
-    handshake_ms: int
-    body_rate: int
-    body_grace_ms: int
-    write_stall_ms: int
-    h2_streams: int
-    h2_header_list_bytes: int
-    h2_window: int
-    h2_pending_resets: int
-    h2_frame_bytes: int
-    h2_ping_ms: int
-
-    _fields_ = (
-        ("body_bytes", ctypes.c_uint64),
-        ("connections", ctypes.c_uint32),
-        ("connections_per_address", ctypes.c_uint32),
-        ("head_bytes", ctypes.c_uint32),
-        ("header_fields", ctypes.c_uint32),
-        ("uri_bytes", ctypes.c_uint32),
-        ("inline_body_bytes", ctypes.c_uint32),
-        ("receive_window", ctypes.c_uint32),
-        ("send_window", ctypes.c_uint32),
-        ("detection_ms", ctypes.c_uint32),
-        ("head_ms", ctypes.c_uint32),
-        ("idle_ms", ctypes.c_uint32),
-        ("handshake_ms", ctypes.c_uint32),
-        ("body_rate", ctypes.c_uint32),
-        ("body_grace_ms", ctypes.c_uint32),
-        ("write_stall_ms", ctypes.c_uint32),
-        ("h2_streams", ctypes.c_uint32),
-        ("h2_header_list_bytes", ctypes.c_uint32),
-        ("h2_window", ctypes.c_uint32),
-        ("h2_pending_resets", ctypes.c_uint32),
-        ("h2_frame_bytes", ctypes.c_uint32),
-        ("h2_ping_ms", ctypes.c_uint32),
-    )
-
-
-class ListenOptions(ctypes.Structure):
-    """How a listener is bound."""
-
-    address: Bytes
-    port: int
-    v6_only: bool
-    shared: bool
-    http2: bool
-    backlog: int
-    limits: Limits
-
-    _fields_ = (
-        ("address", Bytes),
-        ("port", ctypes.c_uint16),
-        ("v6_only", ctypes.c_bool),
-        ("shared", ctypes.c_bool),
-        ("http2", ctypes.c_bool),
-        ("backlog", ctypes.c_uint32),
-        ("limits", Limits),
-    )
 
 
 class BatchHeader(ctypes.Structure):
@@ -227,6 +154,56 @@ class BatchView(ctypes.Structure):
     )
 
 
+class LimitCounts(ctypes.Structure):
+    """How often each limit was applied since the start."""
+
+    body_bytes: int
+    connections: int
+    connections_per_address: int
+    head_bytes: int
+    header_fields: int
+    uri_bytes: int
+    detection_ms: int
+    head_ms: int
+    idle_ms: int
+    handshake_ms: int
+    body_rate: int
+    write_stall_ms: int
+    h2_pending_resets: int
+    h2_ping_ms: int
+    h3_field_section_bytes: int
+    h3_resets: int
+    quic_idle_ms: int
+    quic_handshakes: int
+    ws_message_bytes: int
+    ws_ping_ms: int
+    ws_close_ms: int
+
+    _fields_ = (
+        ("body_bytes", ctypes.c_uint64),
+        ("connections", ctypes.c_uint64),
+        ("connections_per_address", ctypes.c_uint64),
+        ("head_bytes", ctypes.c_uint64),
+        ("header_fields", ctypes.c_uint64),
+        ("uri_bytes", ctypes.c_uint64),
+        ("detection_ms", ctypes.c_uint64),
+        ("head_ms", ctypes.c_uint64),
+        ("idle_ms", ctypes.c_uint64),
+        ("handshake_ms", ctypes.c_uint64),
+        ("body_rate", ctypes.c_uint64),
+        ("write_stall_ms", ctypes.c_uint64),
+        ("h2_pending_resets", ctypes.c_uint64),
+        ("h2_ping_ms", ctypes.c_uint64),
+        ("h3_field_section_bytes", ctypes.c_uint64),
+        ("h3_resets", ctypes.c_uint64),
+        ("quic_idle_ms", ctypes.c_uint64),
+        ("quic_handshakes", ctypes.c_uint64),
+        ("ws_message_bytes", ctypes.c_uint64),
+        ("ws_ping_ms", ctypes.c_uint64),
+        ("ws_close_ms", ctypes.c_uint64),
+    )
+
+
 class Stats(ctypes.Structure):
     """Figures of a runtime as of now."""
 
@@ -242,6 +219,7 @@ class Stats(ctypes.Structure):
     queued_records: int
     queued_bytes: int
     sticky: int
+    limited: LimitCounts
 
     _fields_ = (
         ("connections", ctypes.c_uint64),
@@ -256,6 +234,150 @@ class Stats(ctypes.Structure):
         ("queued_records", ctypes.c_uint64),
         ("queued_bytes", ctypes.c_uint64),
         ("sticky", ctypes.c_uint64),
+        ("limited", LimitCounts),
+    )
+
+
+class Bytes(ctypes.Structure):
+    """Borrowed bytes, for the length of one call."""
+
+    data: int | None
+    length: int
+
+    _fields_ = (("data", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+class Identity(ctypes.Structure):
+    """One certificate chain with its key."""
+
+    certificate_path: Bytes
+    key_path: Bytes
+    password: Bytes
+
+    _fields_ = (("certificate_path", Bytes), ("key_path", Bytes), ("password", Bytes))
+
+
+class TlsOptions(ctypes.Structure):
+    """What a TLS configuration is made of."""
+
+    identities: int | None
+    identity_count: int
+    client_ca_path: Bytes
+    clients: int
+
+    _fields_ = (
+        ("identities", ctypes.c_void_p),
+        ("identity_count", ctypes.c_size_t),
+        ("client_ca_path", Bytes),
+        ("clients", ctypes.c_uint8),
+    )
+
+
+class Limits(ctypes.Structure):
+    """Limits of one listener."""
+
+    body_bytes: int
+    connections: int
+    connections_per_address: int
+    head_bytes: int
+    header_fields: int
+    uri_bytes: int
+    inline_body_bytes: int
+    receive_window: int
+    send_window: int
+    detection_ms: int
+    head_ms: int
+    idle_ms: int
+    handshake_ms: int
+    body_rate: int
+    body_grace_ms: int
+    write_stall_ms: int
+    h2_streams: int
+    h2_header_list_bytes: int
+    h2_window: int
+    h2_pending_resets: int
+    h2_frame_bytes: int
+    h2_ping_ms: int
+    h3_streams: int
+    h3_field_section_bytes: int
+    h3_resets: int
+    quic_idle_ms: int
+    quic_window: int
+    quic_stream_window: int
+    quic_handshakes: int
+    ws_message_bytes: int
+    ws_write_bytes: int
+    ws_ping_ms: int
+    ws_close_ms: int
+
+    _fields_ = (
+        ("body_bytes", ctypes.c_uint64),
+        ("connections", ctypes.c_uint32),
+        ("connections_per_address", ctypes.c_uint32),
+        ("head_bytes", ctypes.c_uint32),
+        ("header_fields", ctypes.c_uint32),
+        ("uri_bytes", ctypes.c_uint32),
+        ("inline_body_bytes", ctypes.c_uint32),
+        ("receive_window", ctypes.c_uint32),
+        ("send_window", ctypes.c_uint32),
+        ("detection_ms", ctypes.c_uint32),
+        ("head_ms", ctypes.c_uint32),
+        ("idle_ms", ctypes.c_uint32),
+        ("handshake_ms", ctypes.c_uint32),
+        ("body_rate", ctypes.c_uint32),
+        ("body_grace_ms", ctypes.c_uint32),
+        ("write_stall_ms", ctypes.c_uint32),
+        ("h2_streams", ctypes.c_uint32),
+        ("h2_header_list_bytes", ctypes.c_uint32),
+        ("h2_window", ctypes.c_uint32),
+        ("h2_pending_resets", ctypes.c_uint32),
+        ("h2_frame_bytes", ctypes.c_uint32),
+        ("h2_ping_ms", ctypes.c_uint32),
+        ("h3_streams", ctypes.c_uint32),
+        ("h3_field_section_bytes", ctypes.c_uint32),
+        ("h3_resets", ctypes.c_uint32),
+        ("quic_idle_ms", ctypes.c_uint32),
+        ("quic_window", ctypes.c_uint32),
+        ("quic_stream_window", ctypes.c_uint32),
+        ("quic_handshakes", ctypes.c_uint32),
+        ("ws_message_bytes", ctypes.c_uint64),
+        ("ws_write_bytes", ctypes.c_uint32),
+        ("ws_ping_ms", ctypes.c_uint32),
+        ("ws_close_ms", ctypes.c_uint32),
+    )
+
+
+class ListenOptions(ctypes.Structure):
+    """How a listener is bound: to `descriptor`, else to `path`, else to `address` and `port`."""
+
+    address: Bytes
+    path: Bytes
+    descriptor: int
+    scope: int
+    mode: int
+    port: int
+    v6_only: bool
+    shared: bool
+    http2: bool
+    http3: bool
+    backlog: int
+    tls: int
+    limits: Limits
+
+    _fields_ = (
+        ("address", Bytes),
+        ("path", Bytes),
+        ("descriptor", ctypes.c_int),
+        ("scope", ctypes.c_uint32),
+        ("mode", ctypes.c_uint32),
+        ("port", ctypes.c_uint16),
+        ("v6_only", ctypes.c_bool),
+        ("shared", ctypes.c_bool),
+        ("http2", ctypes.c_bool),
+        ("http3", ctypes.c_bool),
+        ("backlog", ctypes.c_uint32),
+        ("tls", ctypes.c_uint64),
+        ("limits", Limits),
     )
 
 
@@ -295,6 +417,11 @@ SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
         ctypes.c_int32,
         (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t),
     ),
+    "sn_tls_new": (
+        ctypes.c_int32,
+        (ctypes.c_void_p, ctypes.POINTER(TlsOptions), ctypes.POINTER(ctypes.c_uint64)),
+    ),
+    "sn_tls_reload": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_uint64)),
     "sn_version": (ctypes.c_char_p, ()),
     "sn_wake": (ctypes.c_int32, (ctypes.c_void_p,)),
     "sn_watch": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_int)),

@@ -4,7 +4,8 @@
 use std::{env, fs};
 
 /// The files that define the ABI. tools/generate_bindings.py reads this list.
-const SOURCES: [&str; 5] = ["src/batch.rs", "src/error.rs", "src/ffi.rs", "src/limits.rs", "src/record.rs"];
+const SOURCES: [&str; 6] =
+    ["src/batch.rs", "src/error.rs", "src/ffi.rs", "src/ffi/listeners.rs", "src/limits.rs", "src/record.rs"];
 
 fn main() {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");

@@ -6,8 +6,8 @@
 
 and ``serve_native_direct(handler, port=8080)`` serves HTTP/1.1 and HTTP/2 until it is stopped.
 
-The map: `direct` (one handler, one call), `http` (requests and responses), `headers`, `config` (options and
-limits), `errors`. Below them, private: `_sites`, `_tasks` and `_pool` (how handlers run),
+The map: `direct` (one handler, one call), `http` (requests and responses), `websocket` and `detached` (what a
+request may become), `tls` (what is known of it), `headers`, `config` (options and limits), `errors`. Below them, private: `_sites`, `_tasks` and `_pool` (how handlers run),
 `_lifecycle` (signals), `_loops` (asyncio),
 `_dispatch` (the pump), `_streams` (bodies), `_outbox` (commands), `_ffi` (ctypes), `_library` (finding the
 native library), `_bindings` (generated). Importing this package loads no native library; the first server does.
@@ -17,14 +17,27 @@ from __future__ import annotations
 
 from ._loops import new_event_loop
 from .config import Limits
+from .detached import DetachedSocket, ThreadDetachedSocket
 from .direct import NativeDirectHandler, NativeServer, serve_native_direct, start_native_direct
-from .errors import ClientDisconnected, ConfigurationError, ServerNativeError
+from .errors import (
+    CertificateError,
+    ClientDisconnected,
+    ConfigurationError,
+    HandshakeError,
+    ServerNativeError,
+    WebSocketClosed,
+)
 from .headers import Headers
 from .http import NativeDirectRequest, NativeDirectResponse
+from .tls import TLSInfo
+from .websocket import ThreadWebSocket, WebSocket
 
 __all__ = [
+    "CertificateError",
     "ClientDisconnected",
     "ConfigurationError",
+    "DetachedSocket",
+    "HandshakeError",
     "Headers",
     "Limits",
     "NativeDirectHandler",
@@ -32,6 +45,11 @@ __all__ = [
     "NativeDirectResponse",
     "NativeServer",
     "ServerNativeError",
+    "TLSInfo",
+    "ThreadDetachedSocket",
+    "ThreadWebSocket",
+    "WebSocket",
+    "WebSocketClosed",
     "new_event_loop",
     "serve_native_direct",
     "start_native_direct",

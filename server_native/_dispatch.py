@@ -11,18 +11,21 @@ import math
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ._ffi import Event, Reason, Runtime, Status, unpack_records
 from ._outbox import Outbox
 
-__all__ = ["Peer", "Pump", "Sink", "Site"]
+if TYPE_CHECKING:
+    from .http import NativeDirectRequest
+
+__all__ = ["Left", "Peer", "Pump", "Sink", "Site"]
 
 log = logging.getLogger("server_native")
 
 _ACCEPT, _OPEN, _DATA, _END = int(Event.ACCEPT), int(Event.OPEN), int(Event.DATA), int(Event.END)
 _RESET, _WRITABLE, _CLOSED = int(Event.RESET), int(Event.WRITABLE), int(Event.CLOSED)
-_LOG, _DRAIN = int(Event.LOG), int(Event.DRAIN)
+_LOG, _DRAIN, _PONG = int(Event.LOG), int(Event.DRAIN), int(Event.PONG)
 _GONE = int(Status.CLOSED)
 
 #: Seconds handlers of one batch may take before what they answered is sent and the sockets are looked after.
@@ -39,11 +42,25 @@ _NOTICE = 1.0
 class Sink(Protocol):
     """A stream that has more to hear than its OPEN."""
 
-    def on_data(self, data: bytes, end: bool) -> None: ...
-    def on_end(self, trailers: bytes) -> None: ...
+    def on_data(self, data: bytes, flags: int) -> None: ...
+    def on_end(self, trailers: bytes, code: int) -> None: ...
     def on_reset(self, reason: int) -> None: ...
     def on_writable(self, size: int) -> None: ...
     def on_drain(self) -> None: ...
+    def on_pong(self, data: bytes) -> None: ...
+
+
+class Left(Protocol):
+    """A stream that has left HTTP: messages, or bytes as they are. Private, because users hold it."""
+
+    def _on_data(self, data: bytes, flags: int) -> None: ...
+    def _on_end(self, payload: bytes, code: int) -> None: ...
+    def _on_reset(self, reason: int) -> None: ...
+    def _on_writable(self, size: int) -> None: ...
+    def _on_drain(self) -> None: ...
+    def _on_pong(self, data: bytes) -> None: ...
+    def _finish(self, code: int) -> None:
+        """Ends our side, if it has not ended: 1000 when all is well, 1011 when the handler has failed."""
 
 
 class Site(Protocol):
@@ -65,6 +82,14 @@ class Site(Protocol):
     def inform(self, stream: int, status: int, fields: bytes) -> None:
         """Sends an interim response now, from any thread."""
 
+    def accept_websocket(
+        self, request: NativeDirectRequest, fields: bytes, subprotocol: str | None
+    ) -> object:
+        """Makes the request's stream one of messages."""
+
+    def detach(self, request: NativeDirectRequest, status: int, fields: bytes) -> object:
+        """Makes the request's stream one of bytes."""
+
 
 class Peer:
     """One connection: who is at its other end, and which site it came to."""
@@ -78,7 +103,7 @@ class Peer:
         self.site = site
 
     def parts(self) -> list[str]:
-        """Peer host and port, local host and port, scheme."""
+        """Peer host and port, local host and port, scheme; with TLS more: see ``TLSInfo.parse``."""
         if self._parts is None:
             self._parts = self._payload.decode("latin-1").split("\0")
         return self._parts
@@ -161,12 +186,10 @@ class Pump:
                 end = offset + length
                 peer.site.opened(stream, peer, flags, arena, offset, offset + code, end, end + aux)
             else:
-                self._other(
-                    stream, parent, kind, flags & 1, code, aux, arena[offset : offset + length]
-                )
+                self._other(stream, parent, kind, flags, code, aux, arena[offset : offset + length])
 
     def _other(
-        self, stream: int, parent: int, kind: int, end: int, code: int, aux: int, payload: bytes
+        self, stream: int, parent: int, kind: int, flags: int, code: int, aux: int, payload: bytes
     ) -> None:
         if kind == _ACCEPT:
             self._peers[stream] = Peer(payload, self.sites[parent], self)
@@ -183,14 +206,16 @@ class Pump:
             if sink_of is None:
                 return
             if kind == _DATA:
-                sink_of.on_data(payload, bool(end))
+                sink_of.on_data(payload, flags)
             elif kind == _WRITABLE:
                 sink_of.on_writable(aux)
             elif kind == _END:
-                sink_of.on_end(payload)
+                sink_of.on_end(payload, code)
             elif kind == _RESET:
                 del self.streams[stream]
                 sink_of.on_reset(code)
+            elif kind == _PONG:
+                sink_of.on_pong(payload)
 
     @staticmethod
     def slice_ends() -> float:

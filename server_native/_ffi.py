@@ -20,6 +20,10 @@ from ._bindings import abi
 from ._bindings.abi import (
     FLAG_END,
     FLAG_EXPECT,
+    FLAG_MORE,
+    FLAG_TEXT,
+    FLAG_UPGRADE,
+    MESSAGE_COST,
     RECORD_SIZE,
     Command,
     Event,
@@ -39,6 +43,10 @@ from .errors import (
 __all__ = [
     "FLAG_END",
     "FLAG_EXPECT",
+    "FLAG_MORE",
+    "FLAG_TEXT",
+    "FLAG_UPGRADE",
+    "MESSAGE_COST",
     "RECORD_SIZE",
     "Command",
     "Event",
@@ -218,7 +226,12 @@ class Runtime:
         """Figures as of now, by name."""
         stats = abi.Stats()
         _check(self._short, self._short.sn_debug_stats(self._live(), ctypes.byref(stats)))
-        return {name: getattr(stats, name) for name, _ in abi.Stats._fields_}
+        figures = {
+            name: getattr(stats, name) for name, _ in abi.Stats._fields_ if name != "limited"
+        }
+        for name, _ in abi.LimitCounts._fields_:
+            figures[f"limited_{name}"] = getattr(stats.limited, name)
+        return figures
 
     def free(self) -> None:
         """Frees the runtime; joins its threads with the GIL released. No other thread may be inside a method."""

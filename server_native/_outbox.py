@@ -13,6 +13,7 @@ CHUNK = 64 * 1024
 
 _HEAD, _DATA, _END = int(Command.HEAD), int(Command.DATA), int(Command.END)
 _RESET, _CREDIT, _INFORM = int(Command.RESET), int(Command.CREDIT), int(Command.INFORM)
+_UPGRADE, _PING = int(Command.UPGRADE), int(Command.PING)
 
 
 class Outbox:
@@ -44,9 +45,21 @@ class Outbox:
         if chunk:
             self._add(stream, _DATA, 0, 0, chunk)
 
-    def end(self, stream: int, trailers: bytes = b"") -> None:
-        """The response is complete."""
-        self._add(stream, _END, FLAG_END, 0, trailers)
+    def message(self, stream: int, piece: bytes, flags: int) -> None:
+        """A message or a piece of one, which may be empty."""
+        self._add(stream, _DATA, flags, 0, piece)
+
+    def end(self, stream: int, trailers: bytes = b"", code: int = 0) -> None:
+        """The response is complete; of a message stream: the close code and its reason."""
+        self._add(stream, _END, FLAG_END, code, trailers)
+
+    def upgrade(self, stream: int, status: int, fields: bytes, flags: int, window: int) -> None:
+        """The stream leaves HTTP; ``window`` bytes may be sent from now on (0: as before)."""
+        self._add(stream, _UPGRADE, flags, status, fields, window)
+
+    def ping(self, stream: int, payload: bytes) -> None:
+        """Asks the peer of a message stream for a pong."""
+        self._add(stream, _PING, 0, 0, payload)
 
     def reset(self, stream: int, reason: Reason) -> None:
         """The stream is given up; the client sees an abrupt end."""

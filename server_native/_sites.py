@@ -12,22 +12,32 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
-from ._dispatch import Peer, Pump
-from ._ffi import FLAG_END, FLAG_EXPECT, Reason
+from ._dispatch import Left, Peer, Pump
+from ._ffi import FLAG_END, FLAG_EXPECT, FLAG_TEXT, FLAG_UPGRADE, Reason
 from ._lifecycle import StopNow
 from ._outbox import CHUNK, Outbox
 from ._pool import Pool
-from ._streams import Inflow, Outflow, ThreadInflow, ThreadOutflow
+from ._streams import Inflow, Outflow, ThreadInflow, ThreadOutflow, disconnected
 from .config import ServerConfig
-from .errors import ClientDisconnected, ForkedError, StoppingError
+from .detached import ThreadDetachedSocket
+from .errors import (
+    ClientDisconnected,
+    ConfigurationError,
+    ForkedError,
+    HandshakeError,
+    StoppingError,
+)
 from .headers import encode_fields
 from .http import NativeDirectRequest, NativeDirectResponse, Trailers, as_response
+from .websocket import ThreadWebSocket
 
 __all__ = ["InlineSite"]
 
 log = logging.getLogger("server_native")
 
 FAILED = NativeDirectResponse.text("Internal Server Error\n", status=500)
+_PARTED = NativeDirectResponse.bytes()
+_WAITS = FLAG_END | FLAG_UPGRADE
 _NOT_HERE = "a plain handler cannot stream an asynchronous iterable (%r)"
 #: What no iterable of bytes yields, for its end.
 _OVER: Any = object()
@@ -49,6 +59,7 @@ class HandlerSite:
         self._handler = handler
         self._window = config.limits.send_window
         self._receive_window = config.limits.receive_window
+        self._message_window = config.limits.ws_write_bytes
         self._stop = stop
         self._pool = Pool(config.threads)
         #: What a handler raised that must end the server: SystemExit, KeyboardInterrupt and their like.
@@ -64,6 +75,50 @@ class HandlerSite:
         outbox = Outbox(self._pump.runtime)
         outbox.inform(stream, status, fields)
         outbox.flush()
+
+    def accept_websocket(
+        self, request: NativeDirectRequest, fields: bytes, subprotocol: str | None
+    ) -> object:
+        """For a handler on a pool thread: messages from now on."""
+        sink = self._sink(request)
+        outbox = sink.outflow.outbox
+        websocket = ThreadWebSocket(
+            request, outbox, subprotocol, self._receive_window, self._message_window
+        )
+        request._left = sink.left = websocket
+        outbox.upgrade(request.stream, 101, fields, FLAG_TEXT, self._message_window)
+        outbox.flush()
+        return websocket
+
+    def detach(self, request: NativeDirectRequest, status: int, fields: bytes) -> object:
+        """For a handler on a pool thread: bytes from now on."""
+        sink = self._sink(request)
+        outflow = sink.outflow
+        inflow = request._inflow
+        if inflow is None:
+            first = b"" if request._taken else request._payload
+            inflow = ThreadInflow(
+                request.stream, outflow.outbox, first, self._receive_window, False
+            )
+        inflow.reopen()
+        socket = ThreadDetachedSocket(request, inflow, outflow)
+        request._left = sink.left = socket
+        outflow.outbox.upgrade(request.stream, status, fields, 0, 0)
+        outflow.outbox.flush()
+        return socket
+
+    def _sink(self, request: NativeDirectRequest) -> _Sink:
+        sink = self._pump.streams.get(request.stream)
+        if request._left is not None:
+            raise RuntimeError("the connection of this request was taken over already")
+        if isinstance(sink, _Sink) and not request.disconnected:
+            return sink
+        if request.disconnected:
+            raise disconnected(Reason.GONE)
+        raise ConfigurationError(
+            "this plain handler runs where events arrive and may not wait there: make it `async def`, or give "
+            "threads=N"
+        )
 
     def end(self, patience: float) -> None:
         """Ends the pool."""
@@ -89,7 +144,11 @@ class HandlerSite:
         try:
             if request.disconnected:
                 return
-            response = framed(request, self._call(request))
+            answer = self._call(request)
+            if request._left is not None:
+                request._left._finish(1011 if answer is FAILED else 1000)
+                return
+            response = framed(request, answer)
             source = response.source
             if isinstance(source, AsyncIterable):
                 log.error(_NOT_HERE, request)
@@ -125,9 +184,12 @@ class HandlerSite:
     def _call(self, request: NativeDirectRequest) -> NativeDirectResponse:
         """Runs a plain handler; whatever it does, there is a response."""
         try:
-            return as_response(self._handler(request))
+            result = self._handler(request)
+            return as_response(result) if request._left is None else parted(request, result)
         except ClientDisconnected:
             raise
+        except HandshakeError as error:
+            return refused(request, error)
         except Exception:
             log.exception("the handler failed on %r", request)
             return FAILED
@@ -165,7 +227,8 @@ class InlineSite(HandlerSite):
         body: int,
         end: int,
     ) -> None:
-        if self._all_pooled or not flags & FLAG_END:
+        # A body that is still to come, and what may leave HTTP, must be waited for: not here.
+        if self._all_pooled or flags & _WAITS != FLAG_END:
             self._pooled(
                 stream, peer, flags, arena[line:fields], arena[fields:body], arena[body:end]
             )
@@ -178,6 +241,8 @@ class InlineSite(HandlerSite):
             response = self._handler(request)
             if type(response) is not NativeDirectResponse:
                 response = as_response(response)
+        except HandshakeError as error:
+            response = refused(request, error)
         except Exception:
             log.exception("the handler failed on %r", request)
             response = FAILED
@@ -215,7 +280,7 @@ class InlineSite(HandlerSite):
 class _Sink:
     """Hands what a stream hears to the two flows of its request."""
 
-    __slots__ = ("inflow", "outflow", "request")
+    __slots__ = ("inflow", "left", "outflow", "request")
 
     def __init__(
         self, request: NativeDirectRequest, inflow: Inflow | None, outflow: Outflow
@@ -223,26 +288,45 @@ class _Sink:
         self.request = request
         self.inflow = inflow
         self.outflow = outflow
+        #: What hears the rest of a stream that has left HTTP.
+        self.left: Left | None = None
 
-    def on_data(self, data: bytes, end: bool) -> None:
-        if self.inflow is not None:
-            self.inflow.feed(data, end)
+    def on_data(self, data: bytes, flags: int) -> None:
+        if self.left is not None:
+            self.left._on_data(data, flags)
+        elif self.inflow is not None:
+            self.inflow.feed(data, bool(flags & FLAG_END))
 
-    def on_end(self, trailers: bytes) -> None:
-        if self.inflow is not None:
+    def on_end(self, trailers: bytes, code: int) -> None:
+        if self.left is not None:
+            self.left._on_end(trailers, code)
+        elif self.inflow is not None:
             self.inflow.end(trailers)
+
+    def on_pong(self, data: bytes) -> None:
+        if self.left is not None:
+            self.left._on_pong(data)
 
     def on_reset(self, reason: int) -> None:
         self.request._disconnected = True
+        if self.left is not None:
+            self.left._on_reset(reason)
+            return
         if self.inflow is not None:
             self.inflow.fail(reason)
         self.outflow.fail(reason)
 
     def on_writable(self, size: int) -> None:
-        self.outflow.writable(size)
+        if self.left is not None:
+            self.left._on_writable(size)
+        else:
+            self.outflow.writable(size)
 
     def on_drain(self) -> None:
-        self.on_reset(_STOPPING)
+        if self.left is not None:
+            self.left._on_drain()
+        else:
+            self.on_reset(_STOPPING)
 
 
 class _Pulled(_Sink):
@@ -331,6 +415,23 @@ def _opening(response: NativeDirectResponse, flow: Outflow) -> tuple[bytes, bool
     first = response.payload[:CHUNK]
     flow.window -= len(first)
     return first, False
+
+
+def refused(request: NativeDirectRequest, error: HandshakeError) -> NativeDirectResponse:
+    """The answer to a request that asked for a WebSocket the wrong way, or not at all."""
+    log.info("%r was refused with %d: %s", request, error.status, error)
+    return NativeDirectResponse.text(f"{error}\n", status=error.status, headers=error.headers)
+
+
+def parted(request: NativeDirectRequest, result: object) -> NativeDirectResponse:
+    """Nobody waits for a response any more; answers something to stand for it."""
+    if result is not None:
+        log.error(
+            "the handler of %r took the connection over and returned %r too, which goes nowhere",
+            request,
+            type(result).__name__,
+        )
+    return _PARTED
 
 
 def encode_trailers(trailers: Trailers | None) -> bytes:

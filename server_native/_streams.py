@@ -72,6 +72,11 @@ class Inflow:
         self._ended = True
         self._notify()
 
+    def reopen(self) -> None:
+        """The stream has left HTTP: what follows the body, or takes its place, is another protocol's."""
+        self._ended = False
+        self.trailers = b""
+
     def fail(self, reason: int) -> None:
         """The stream was reset: a reader gets :class:`ClientDisconnected` unless the body is complete."""
         if not self._ended:

@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncIterable, Callable
 from typing import cast
 
-from ._dispatch import Peer, Pump
-from ._ffi import FLAG_END, FLAG_EXPECT
+from ._dispatch import Left, Peer, Pump
+from ._ffi import FLAG_END, FLAG_EXPECT, FLAG_TEXT, Reason
 from ._lifecycle import StopNow
 from ._sites import (
     CANCELLED,
@@ -19,11 +19,15 @@ from ._sites import (
     close_source,
     encode_trailers,
     framed,
+    parted,
+    refused,
 )
-from ._streams import LoopInflow, LoopOutflow
+from ._streams import LoopInflow, LoopOutflow, disconnected
 from .config import ServerConfig
-from .errors import ClientDisconnected
+from .detached import DetachedSocket
+from .errors import ClientDisconnected, HandshakeError
 from .http import NativeDirectRequest, NativeDirectResponse, as_response
+from .websocket import WebSocket
 
 __all__ = ["TaskSite"]
 
@@ -81,6 +85,39 @@ class TaskSite(HandlerSite):
             task = self._loop.create_task(self._serve(request), name=_TASK_NAME)
         pump.streams[stream] = _Tasked(request, task)
 
+    def accept_websocket(
+        self, request: NativeDirectRequest, fields: bytes, subprotocol: str | None
+    ) -> object:
+        """Messages from now on."""
+        outbox = self._pump.outbox
+        websocket = WebSocket(
+            request, outbox, subprotocol, self._receive_window, self._message_window
+        )
+        self._part(request, websocket)
+        outbox.upgrade(request.stream, 101, fields, FLAG_TEXT, self._message_window)
+        return websocket
+
+    def detach(self, request: NativeDirectRequest, status: int, fields: bytes) -> object:
+        """Bytes from now on."""
+        outbox, stream = self._pump.outbox, request.stream
+        inflow = request._inflow
+        if inflow is None:
+            first = b"" if request._taken else request._payload
+            inflow = LoopInflow(stream, outbox, first, self._receive_window, False)
+        inflow.reopen()
+        socket = DetachedSocket(request, inflow, LoopOutflow(stream, outbox, self._window))
+        self._part(request, socket)
+        outbox.upgrade(stream, status, fields, 0, 0)
+        return socket
+
+    def _part(self, request: NativeDirectRequest, left: Left) -> None:
+        sink = self._pump.streams.get(request.stream)
+        if request._left is not None:
+            raise RuntimeError("the connection of this request was taken over already")
+        if not isinstance(sink, _Tasked):
+            raise disconnected(Reason.GONE)
+        request._left = sink.left = left
+
     async def _serve(self, request: NativeDirectRequest) -> None:
         pump, stream = self._pump, request.stream
         try:
@@ -88,6 +125,10 @@ class TaskSite(HandlerSite):
                 response = await self._handler(request)
             else:
                 response = await self._bounded(request)
+            if request._left is not None:
+                parted(request, response)
+                self._over(request, 1000)
+                return
             if type(response) is not NativeDirectResponse:
                 response = as_response(response)
         except asyncio.CancelledError:
@@ -96,8 +137,10 @@ class TaskSite(HandlerSite):
                 self._refuse(request)
             raise
         except ClientDisconnected:
-            pump.streams.pop(stream, None)
+            self._over(request, 1000)
             return
+        except HandshakeError as error:
+            response = refused(request, error)
         except Exception:
             log.exception("the handler failed on %r", request)
             response = FAILED
@@ -106,6 +149,9 @@ class TaskSite(HandlerSite):
         except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             self._exits(error)
             response = FAILED
+        if request._left is not None:
+            self._over(request, 1011)
+            return
         payload = response.payload
         if response.source is None and len(payload) <= self._window:
             if pump.streams.pop(stream, None) is not None:
@@ -113,9 +159,14 @@ class TaskSite(HandlerSite):
         elif stream in pump.streams:
             await self._stream(request, response)
 
+    def _over(self, request: NativeDirectRequest, code: int) -> None:
+        self._pump.streams.pop(request.stream, None)
+        if request._left is not None and not self._pump.closed:
+            request._left._finish(code)
+
     def _refuse(self, request: NativeDirectRequest) -> None:
         outbox = self._pump.outbox
-        if request.disconnected:
+        if request.disconnected or request._left is not None:
             outbox.reset(request.stream, CANCELLED)
         else:
             outbox.head(request.stream, 500, FAILED.fields, FAILED.payload, True)
@@ -125,8 +176,9 @@ class TaskSite(HandlerSite):
 
         def expire() -> None:
             nonlocal late
-            late = True
-            if task is not None:
+            # What has left HTTP takes as long as it takes.
+            late = request._left is None
+            if late and task is not None:
                 task.cancel()
 
         timer = self._loop.call_later(self._timeout or 0.0, expire)
@@ -192,7 +244,7 @@ class TaskSite(HandlerSite):
 class _Tasked:
     """A request answered by a task: a reset cancels it."""
 
-    __slots__ = ("outflow", "request", "task")
+    __slots__ = ("left", "outflow", "request", "task")
 
     #: Set when the response is streamed.
     outflow: LoopOutflow
@@ -200,17 +252,27 @@ class _Tasked:
     def __init__(self, request: NativeDirectRequest, task: asyncio.Task[None]) -> None:
         self.request = request
         self.task = task
+        #: What hears the rest of a stream that has left HTTP.
+        self.left: Left | None = None
 
-    def on_data(self, data: bytes, end: bool) -> None:
-        if self.request._inflow is not None:
-            self.request._inflow.feed(data, end)
+    def on_data(self, data: bytes, flags: int) -> None:
+        if self.left is not None:
+            self.left._on_data(data, flags)
+        elif self.request._inflow is not None:
+            self.request._inflow.feed(data, bool(flags & FLAG_END))
 
-    def on_end(self, trailers: bytes) -> None:
-        if self.request._inflow is not None:
+    def on_end(self, trailers: bytes, code: int) -> None:
+        if self.left is not None:
+            self.left._on_end(trailers, code)
+        elif self.request._inflow is not None:
             self.request._inflow.end(trailers)
 
     def on_reset(self, reason: int) -> None:
         self.request._disconnected = True
+        if self.left is not None:
+            # Reading and writing say so; a WebSocket's handler may have more to do than its client waits for.
+            self.left._on_reset(reason)
+            return
         if self.request._inflow is not None:
             self.request._inflow.fail(reason)
         if hasattr(self, "outflow"):
@@ -218,9 +280,17 @@ class _Tasked:
         self.task.cancel()
 
     def on_writable(self, size: int) -> None:
-        if hasattr(self, "outflow"):
+        if self.left is not None:
+            self.left._on_writable(size)
+        elif hasattr(self, "outflow"):
             self.outflow.writable(size)
+
+    def on_pong(self, data: bytes) -> None:
+        if self.left is not None:
+            self.left._on_pong(data)
 
     def on_drain(self) -> None:
         self.request._disconnected = True
+        if self.left is not None:
+            self.left._on_drain()
         self.task.cancel()

@@ -12,6 +12,10 @@ from .errors import ConfigurationError
 __all__ = ["Limits", "ServerConfig"]
 
 
+#: Limits of 64 bits; the others have 32.
+_LONG = frozenset(("body_bytes", "ws_message_bytes"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """Limits of one server; each names its unit, its default and what a client beyond it gets.
@@ -64,11 +68,33 @@ class Limits:
     h2_frame_bytes: int = 16 * 1024
     #: HTTP/2 pings on a quiet connection, and how long their answer may take. 0 = none.
     h2_ping_ms: int = 30_000
+    #: HTTP/3 requests of one connection at a time; the client waits.
+    h3_streams: int = 100
+    #: HTTP/3 header section, decoded; 431 beyond, or a reset when a frame claims more.
+    h3_field_section_bytes: int = 16 * 1024
+    #: HTTP/3 requests reset by the peer within a second; the connection is closed beyond (H3_EXCESSIVE_LOAD).
+    h3_resets: int = 100
+    #: Silence after which a QUIC connection is given up.
+    quic_idle_ms: int = 30_000
+    #: QUIC flow-control window of a connection: what it may make the server hold, each way.
+    quic_window: int = 8 * 1024 * 1024
+    #: QUIC flow-control window of a stream.
+    quic_stream_window: int = 1024 * 1024
+    #: QUIC handshakes under way beyond which new clients must prove their address first (Retry). 0 = always.
+    quic_handshakes: int = 64
+    #: One WebSocket message; close code 1009 beyond.
+    ws_message_bytes: int = 16 * 1024 * 1024
+    #: Messages on their way to one WebSocket client before ``send`` waits.
+    ws_write_bytes: int = 4 * 1024 * 1024
+    #: WebSocket pings on a quiet connection, and how long their answer may take (1006 for the handler). 0 = none.
+    ws_ping_ms: int = 20_000
+    #: How long the peer may take to answer a WebSocket close.
+    ws_close_ms: int = 10_000
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
-            ceiling = 2**63 - 1 if entry.name == "body_bytes" else 2**32 - 1
+            ceiling = 2**63 - 1 if entry.name in _LONG else 2**32 - 1
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= ceiling:
                 raise ConfigurationError(
                     f"limit {entry.name} must be an integer from 0 to {ceiling}, found {value!r}"

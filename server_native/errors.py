@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 
 __all__ = [
     "AddressInUseError",
     "AddressNotAvailableError",
     "BindPermissionError",
+    "CertificateError",
     "ClientDisconnected",
     "ConfigurationError",
     "ForkedError",
+    "HandshakeError",
     "LibraryMismatchError",
     "LibraryNotFoundError",
     "NativeIOError",
@@ -19,6 +22,7 @@ __all__ = [
     "RuntimeBusyError",
     "ServerNativeError",
     "StoppingError",
+    "WebSocketClosed",
 ]
 
 
@@ -78,12 +82,39 @@ class ClientDisconnected(ServerNativeError, ConnectionError):
     """The client is gone, or the stream was reset, before the request was read or answered."""
 
 
+class WebSocketClosed(ClientDisconnected):
+    """A WebSocket connection is over: nothing can be received or sent any more."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(f"the WebSocket is closed ({code}{': ' + reason if reason else ''})")
+        #: The close code (RFC 6455 section 7.4): the peer's, 1005 when it gave none, 1006 when it vanished.
+        self.code = code
+        #: The reason that came with it.
+        self.reason = reason
+
+
+class HandshakeError(ServerNativeError):
+    """The request is no handshake that could be accepted; unless it is caught, the client gets :attr:`status`."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        #: The status the client gets: 400 or 426.
+        self.status = status
+        #: Fields the client gets.
+        self.headers = dict(headers or {})
+
+
+class CertificateError(ConfigurationError):
+    """A certificate, key or password cannot be used; the text names the file and the cause."""
+
+
 # Numbers of `sn_status` (bindings/abi.py); a leaf module cannot import it, tests/test_generated.py compares.
 _BY_STATUS: dict[int, tuple[type[ServerNativeError], int | None]] = {
     10: (ConfigurationError, None),
     11: (NotFoundError, None),
     12: (RuntimeBusyError, None),
     13: (StoppingError, None),
+    14: (CertificateError, None),
     100: (AddressInUseError, errno.EADDRINUSE),
     101: (BindPermissionError, errno.EACCES),
     102: (AddressNotAvailableError, errno.EADDRNOTAVAIL),

@@ -46,20 +46,22 @@ class RequestLine(NamedTuple):
     raw_path: str
     #: What follows the ``?``, as sent; empty without one.
     query: str
+    #: What an extended CONNECT asks for (RFC 8441); empty otherwise.
+    protocol: str = ""
 
 
 _lines: dict[bytes, RequestLine] = {}
 
 
 def read_line(line: bytes) -> RequestLine:
-    """Decodes method, target, scheme and authority, NUL-joined."""
+    """Decodes method, target, scheme, authority and, of an extended CONNECT, protocol, NUL-joined."""
     known = _lines.get(line)
     if known is not None:
         return known
-    method, target, scheme, authority = line.decode("latin-1").split("\0")
+    method, target, scheme, authority, *protocol = line.decode("latin-1").split("\0")
     raw_path, _, query = target.partition("?")
     path = unquote(raw_path) if "%" in raw_path else raw_path
-    decoded = RequestLine(method, target, scheme, authority, path, raw_path, query)
+    decoded = RequestLine(method, target, scheme, authority, path, raw_path, query, *protocol)
     if len(line) <= _REMEMBERED_BYTES:
         if len(_lines) >= _REMEMBERED:
             _lines.clear()

@@ -5,18 +5,28 @@ from __future__ import annotations
 import json as _json
 import mimetypes
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ._ffi import Protocol
+from . import _handshake
+from ._ffi import FLAG_UPGRADE, Protocol
 from ._streams import Inflow, LoopInflow, ThreadInflow
-from .errors import ConfigurationError
+from .errors import ConfigurationError, HandshakeError
 from .headers import Headers, HeaderSource, encode_fields, read_line
+from .tls import TLSInfo
 
 if TYPE_CHECKING:
-    from ._dispatch import Peer
+    from ._dispatch import Left, Peer
 
 __all__ = ["HandlerResult", "NativeDirectRequest", "NativeDirectResponse", "as_response"]
 
@@ -24,6 +34,7 @@ _PROTOCOLS = {
     int(Protocol.HTTP10): "HTTP/1.0",
     int(Protocol.HTTP11): "HTTP/1.1",
     int(Protocol.HTTP2): "HTTP/2",
+    int(Protocol.HTTP3): "HTTP/3",
 }
 _END = 0x01
 
@@ -43,9 +54,11 @@ class NativeDirectRequest:
         "_fields",
         "_flags",
         "_inflow",
+        "_left",
         "_line",
         "_payload",
         "_peer",
+        "_taken",
         "stream",
     )
 
@@ -68,6 +81,10 @@ class NativeDirectRequest:
         self._payload = payload
         self._inflow = inflow
         self._disconnected = False
+        #: Whether the handler has asked for the body.
+        self._taken = False
+        #: What the connection became when it left HTTP.
+        self._left: Left | None = None
 
     @property
     def method(self) -> str:
@@ -106,7 +123,7 @@ class NativeDirectRequest:
 
     @property
     def protocol(self) -> str:
-        """``HTTP/1.0``, ``HTTP/1.1`` or ``HTTP/2``."""
+        """``HTTP/1.0``, ``HTTP/1.1``, ``HTTP/2`` or ``HTTP/3``."""
         return _PROTOCOLS[self._flags & 0xF0]
 
     @property
@@ -119,16 +136,33 @@ class NativeDirectRequest:
         return Headers.read(self._fields).get(name, default)
 
     @property
-    def client(self) -> Address:
-        """Address and port of the other end."""
-        parts = self._peer.parts()
-        return parts[0], int(parts[1])
+    def client(self) -> Address | None:
+        """Address and port of the other end; ``None`` for a client of a Unix socket, which has neither."""
+        host, port = self._peer.parts()[:2]
+        return (host, int(port)) if port else None
 
     @property
-    def server(self) -> Address:
-        """Address and port the connection came in on."""
+    def server(self) -> tuple[str, int | None]:
+        """Address and port the connection came in on; path and ``None`` for a Unix socket."""
+        host, port = self._peer.parts()[2:4]
+        return host, int(port) if port else None
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """The TLS session; ``None`` on cleartext."""
         parts = self._peer.parts()
-        return parts[2], int(parts[3])
+        return TLSInfo.parse(parts[5:]) if len(parts) > 5 else None
+
+    @property
+    def upgrade(self) -> str | None:
+        """The protocol the client offers to go on with, in lower case (``websocket``); ``None`` without an offer.
+
+        From ``Upgrade`` (RFC 9110 section 7.8) or an extended CONNECT (RFC 8441).
+        """
+        if not self._flags & FLAG_UPGRADE:
+            return None
+        named = read_line(self._line).protocol or self.headers.get("upgrade")
+        return named.lower() if named else None
 
     @property
     def disconnected(self) -> bool:
@@ -146,6 +180,7 @@ class NativeDirectRequest:
     @property
     def body(self) -> bytes:
         """The whole body, for plain handlers: on a pool thread this blocks until it is here."""
+        self._taken = True
         inflow = self._inflow
         if inflow is None:
             return self._payload
@@ -153,6 +188,7 @@ class NativeDirectRequest:
 
     async def read(self) -> bytes:
         """The whole body. Raises :class:`~server_native.ClientDisconnected` when it will not come."""
+        self._taken = True
         if self._inflow is None:
             return self._payload
         return b"".join([chunk async for chunk in self])
@@ -169,10 +205,53 @@ class NativeDirectRequest:
             )
         self._peer.site.inform(self.stream, status, encode_fields(headers))
 
+    def accept_websocket(
+        self, *, subprotocols: Sequence[str] = (), headers: HeaderSource | None = None
+    ) -> Any:
+        """Accepts the WebSocket the client asks for; a :class:`~server_native.WebSocket` from now on.
+
+        In plain handlers, which run on a thread then, a :class:`~server_native.ThreadWebSocket`. ``subprotocols``
+        are ours, the most wanted first; the first that the client knows too is agreed on. ``headers`` go with
+        the answer. The handler returns nothing; what it leaves open is closed with 1000, or 1011 when it raises.
+
+        Raises :class:`~server_native.HandshakeError` when the request is no handshake: 426 or 400 for the client.
+        """
+        _handshake.check(self)
+        agreed = _handshake.subprotocol(self.headers, subprotocols)
+        fields = list(_pairs(headers))
+        if agreed is not None:
+            fields.append(("sec-websocket-protocol", agreed))
+        return self._peer.site.accept_websocket(self, encode_fields(fields), agreed)
+
+    def detach_socket(
+        self, *, headers: HeaderSource | None = None, write_headers: bool = True
+    ) -> Any:
+        """Takes the connection over as bytes, as they are; a :class:`~server_native.DetachedSocket` from now on.
+
+        With ``write_headers`` the client gets ``101 Switching Protocols`` for the protocol it has offered first
+        (over HTTP/2: 200 for its extended CONNECT); without, nothing, and the handler writes what it wants
+        (HTTP/1.1 only). Bytes that were read already come first, an unread request body included. Plain
+        handlers, for which the request must offer an upgrade, get a :class:`~server_native.ThreadDetachedSocket`.
+        """
+        status = 101 if write_headers else 0
+        if write_headers and self.upgrade is None:
+            raise HandshakeError(
+                426,
+                "the request offers no other protocol: nothing can be switched to",
+                {"upgrade": "*"},
+            )
+        if not write_headers and not self.protocol.startswith("HTTP/1"):
+            raise ConfigurationError(
+                f"over {self.protocol} there is no connection to write to: leave write_headers on"
+            )
+        return self._peer.site.detach(self, status, encode_fields(_pairs(headers)))
+
     def __aiter__(self) -> AsyncIterator[bytes]:
+        self._taken = True
         return self._chunks_async()
 
     def __iter__(self) -> Iterator[bytes]:
+        self._taken = True
         inflow = self._inflow
         if inflow is None:
             return iter((self._payload,) if self._payload else ())

@@ -53,7 +53,7 @@ class GenerationError(Exception):
 def abi_sources() -> list[str]:
     """The files that define the ABI, as native/build.rs lists them: the one list there is."""
     listed = re.search(
-        r"const SOURCES: .*?= \[(.*?)\];", (NATIVE / "build.rs").read_text(), re.DOTALL
+        r"const SOURCES: .*?=\s*\[(.*?)\];", (NATIVE / "build.rs").read_text(), re.DOTALL
     )
     if listed is None:
         raise GenerationError(
@@ -108,8 +108,11 @@ def render_header() -> str:
         (crate / "src").mkdir()
         modules = []
         for source in abi_sources():
+            (crate / source).parent.mkdir(exist_ok=True)
             shutil.copyfile(NATIVE / source, crate / source)
-            modules.append(f"pub mod {Path(source).stem};\n")
+            # One in a folder is declared by the module it belongs to.
+            if Path(source).parent == Path("src"):
+                modules.append(f"pub mod {Path(source).stem};\n")
         (crate / "src" / "lib.rs").write_text("".join(modules))
         (crate / "Cargo.toml").write_text(
             '[package]\nname = "server_native"\nversion = "0.0.0"\n[lib]\n'

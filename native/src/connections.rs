@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
-use crate::limits::Limits;
+use crate::limits::{Limit, Limits, Meter};
 
 const NEVER: u64 = u64::MAX;
 const FIRED: u64 = 0;
@@ -39,6 +39,8 @@ pub struct Connections {
     phase: AtomicU8,
     tick_ms: AtomicU32,
     changed: Notify,
+    /// How often limits were applied.
+    pub meter: Meter,
     date: Mutex<[u8; DATE_LENGTH]>,
 }
 
@@ -70,7 +72,8 @@ pub struct Member {
     /// The deadline of this connection.
     pub watch: Arc<Watch>,
     id: u64,
-    listener: u64,
+    /// `None`: a stream with a task of its own, whose connection is counted already.
+    listener: Option<u64>,
     address: Option<IpAddr>,
 }
 
@@ -95,6 +98,7 @@ impl Default for Connections {
             phase: AtomicU8::new(Phase::Run as u8),
             tick_ms: AtomicU32::new(SLOWEST_TICK_MS),
             changed: Notify::new(),
+            meter: Meter::default(),
             date: Mutex::new(date_line()),
         }
     }
@@ -112,6 +116,7 @@ impl Connections {
         let mut table = self.lock();
         if table.per_listener.get(&listener).copied().unwrap_or(0) >= limits.connections {
             table.refused += 1;
+            self.meter.count(Limit::Connections);
             return Err("limit connections reached");
         }
         let counted = address.filter(|_| limits.connections_per_address > 0);
@@ -119,25 +124,30 @@ impl Connections {
             let count = table.per_address.entry((listener, address)).or_insert(0);
             if *count >= limits.connections_per_address {
                 table.refused += 1;
+                self.meter.count(Limit::ConnectionsPerAddress);
                 return Err("limit connections_per_address reached");
             }
             *count += 1;
         }
         *table.per_listener.entry(listener).or_insert(0) += 1;
         table.accepted += 1;
+        let (watch, first) = self.watch(&mut table, id);
+        drop(table);
+        if first {
+            self.tick_ms.fetch_min(limits.shortest_ms().div_ceil(8), Ordering::Relaxed);
+            self.changed.notify_waiters();
+        }
+        Ok(Member { connections: self.clone(), watch, id, listener: Some(listener), address: counted })
+    }
+
+    fn watch(&self, table: &mut Table, id: u64) -> (Arc<Watch>, bool) {
         let watch = Arc::new(Watch {
             deadline: AtomicU64::new(NEVER),
             phase: AtomicU8::new(self.phase.load(Ordering::Relaxed)),
             waker: Mutex::new(None),
         });
         table.watches.insert(id, watch.clone());
-        let first = table.watches.len() == 1;
-        drop(table);
-        if first {
-            self.tick_ms.fetch_min(limits.shortest_ms().div_ceil(8), Ordering::Relaxed);
-            self.changed.notify_waiters();
-        }
-        Ok(Member { connections: self.clone(), watch, id, listener, address: counted })
+        (watch, table.watches.len() == 1)
     }
 
     /// Milliseconds since the start, never 0.
@@ -255,7 +265,8 @@ impl Watch {
             && self.deadline.compare_exchange(deadline, FIRED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    fn wake(&self) {
+    /// Has the task look at everything again.
+    pub fn wake(&self) {
         let waker = self.waker.lock().unwrap_or_else(|poison| poison.into_inner()).clone();
         if let Some(waker) = waker {
             waker.wake();
@@ -274,6 +285,17 @@ impl Member {
         self.watch.arm(self.connections.now() + u64::from(milliseconds));
     }
 
+    /// A deadline and a phase for a task that carries one stream of this connection. It takes no connection's place.
+    pub fn branch(&self, id: u64) -> Member {
+        let (watch, _) = self.connections.watch(&mut self.connections.lock(), id);
+        Member { connections: self.connections.clone(), watch, id, listener: None, address: None }
+    }
+
+    /// Counts a limit that was applied to this connection.
+    pub fn count(&self, limit: Limit) {
+        self.connections.meter.count(limit);
+    }
+
     /// The registry.
     pub fn connections(&self) -> &Arc<Connections> {
         &self.connections
@@ -285,14 +307,16 @@ impl Drop for Member {
         let mut table = self.connections.lock();
         table.watches.remove(&self.id);
         let empty = table.watches.is_empty();
-        if let Some(count) = table.per_listener.get_mut(&self.listener) {
+        if let Some(listener) = self.listener
+            && let Some(count) = table.per_listener.get_mut(&listener)
+        {
             *count -= 1;
             if *count == 0 {
-                table.per_listener.remove(&self.listener);
+                table.per_listener.remove(&listener);
             }
         }
-        if let Some(address) = self.address {
-            let key = (self.listener, address);
+        if let (Some(listener), Some(address)) = (self.listener, self.address) {
+            let key = (listener, address);
             if let Some(count) = table.per_address.get_mut(&key) {
                 *count -= 1;
                 if *count == 0 {

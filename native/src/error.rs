@@ -22,6 +22,8 @@ pub enum Status {
     Busy = 12,
     /// The runtime is stopping and takes nothing new.
     Stopping = 13,
+    /// A certificate, key or password cannot be used; the text names the file and the cause.
+    BadCertificate = 14,
     /// The address is in use.
     AddressInUse = 100,
     /// The system refused for lack of permission.

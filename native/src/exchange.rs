@@ -5,6 +5,7 @@
 //! * a producer looks at [`Exchange::poll_ready`] before it opens a stream or pushes data, so the queue is bounded;
 //! * data moves only against credit (towards the host) and against the send window (towards the peer);
 //! * END and RESET of a stream are told at most once, and not at all once the host has given its last command;
+//! * the host's END is its last command, except on an upgraded stream, whose other direction goes on;
 //! * `submit` only copies; whoever drives calls `apply` first thing.
 //!
 //! Wakers are called with no lock held: a waker may do anything, taking our locks included.
@@ -21,7 +22,7 @@ pub use self::stream::{Inlet, Stream};
 use self::table::{State, body_length};
 use crate::batch::{BATCH_ARENA, BATCH_RECORDS, Batch};
 use crate::error::{Error, Result, Status};
-use crate::record::{Command, Event, FLAG_END, Protocol, Record};
+use crate::record::{Command, Event, FLAG_END, FLAG_MORE, FLAG_TEXT, Protocol, Record};
 
 /// Events waiting for the host beyond which producers wait.
 const QUEUE_RECORDS: usize = 4096;
@@ -40,13 +41,15 @@ const NAME_BIT: u64 = 1 << 63;
 /// What the host said to one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// HEAD, DATA, END, RESET or INFORM.
+    /// HEAD, DATA, END, RESET, INFORM, UPGRADE or PING.
     pub command: Command,
     /// Nothing follows.
     pub end: bool,
-    /// Status or reason.
+    /// TEXT and MORE of DATA, TEXT of UPGRADE.
+    pub flags: u8,
+    /// Status, reason or close code.
     pub code: u16,
-    /// Fields of HEAD and INFORM, trailers of END.
+    /// Fields of HEAD, INFORM and UPGRADE, trailers or reason of END, payload of PING.
     pub head: Bytes,
     /// Body bytes of HEAD and DATA.
     pub body: Bytes,
@@ -252,7 +255,8 @@ impl Exchange {
                 _ => (piece(offset, length), Bytes::new()),
             };
             let end = record.flags & FLAG_END != 0 || matches!(command, Command::End | Command::Reset);
-            inbox.orders.push((record.stream, record.aux, Order { command, end, code: record.code, head, body }));
+            let (flags, code) = (record.flags & (FLAG_TEXT | FLAG_MORE), record.code);
+            inbox.orders.push((record.stream, record.aux, Order { command, end, flags, code, head, body }));
         }
         let applier = inbox.applier.take();
         drop(inbox);
@@ -334,18 +338,21 @@ impl Exchange {
         }
     }
 
-    fn tell(&self, id: u64, event: Event, flags: u8, payload: &[u8]) {
+    fn tell(&self, id: u64, event: Event, flags: u8, code: u16, payload: &[u8]) {
         let mut state = self.lock();
         let Some(slot) = state.slot(id) else { return };
         if slot.finished || slot.ended {
             return;
         }
         slot.ended = flags & FLAG_END != 0;
+        // Nothing is expected of a host that has ended its side of an upgraded stream before; a closed message stream is
+        // over on both sides at once (RFC 6455 section 7.1.4).
+        slot.finished = slot.ended && (slot.sealed || slot.messages);
         let parent = slot.parent;
         if event == Event::Data {
-            slot.credit = slot.credit.saturating_sub(payload.len() as u32);
+            slot.credit = slot.credit.saturating_sub(payload.len() as u32 + slot.cost());
         }
-        state.filling.push(Record { stream: id, parent, kind: event as u8, flags, ..Record::default() }, payload);
+        state.filling.push(Record { stream: id, parent, kind: event as u8, flags, code, ..Record::default() }, payload);
         wake_consumer(state);
     }
 
@@ -365,7 +372,7 @@ fn wake_consumer(mut state: MutexGuard<'_, State>) {
 
 fn check(record: &Record, arena: usize) -> std::result::Result<(), String> {
     let Some(command) = Command::from_number(record.kind) else {
-        return Err(format!("kind must be one of 1 to 6, found {}", record.kind));
+        return Err(format!("kind must be a command (1 to 7, 9), found {}", record.kind));
     };
     let body = if command == Command::Head { record.aux as u64 } else { 0 };
     let end = record.offset as u64 + record.length as u64 + body;
@@ -379,6 +386,13 @@ fn check(record: &Record, arena: usize) -> std::result::Result<(), String> {
         Command::Inform if record.flags & FLAG_END != 0 => Err("INFORM ends nothing, found the flag END".into()),
         Command::Inform if !(100..=199).contains(&record.code) => {
             Err(format!("status of INFORM must be 100 to 199, found {}", record.code))
+        }
+        Command::Upgrade if record.flags & FLAG_END != 0 => Err("UPGRADE ends nothing, found the flag END".into()),
+        Command::Upgrade if !matches!(record.code, 0 | 101) => {
+            Err(format!("status of UPGRADE must be 101, or 0 to write none, found {}", record.code))
+        }
+        Command::Ping if record.length > 125 => {
+            Err(format!("a ping carries at most 125 bytes (RFC 6455 section 5.5), found {}", record.length))
         }
         _ => Ok(()),
     }

@@ -5,21 +5,24 @@
 //! [`guard`]: a panic becomes status 255. Null, an unknown id or an impossible length is a status, never a crash; a pointer
 //! that is neither null nor what the header says is the caller's bug.
 
+mod listeners;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
 use crate::batch::{BATCH_ARENA, BATCH_RECORDS, Batch, BatchHeader};
 use crate::error::{Error, Result, Status};
-use crate::limits::Limits;
-use crate::listen::{Binding, Bound};
+use crate::limits::LimitCounts;
+use crate::listen::Bound;
 use crate::record::Record;
 use crate::runtime;
+use crate::tls::Tls;
 
 /// Longest arena one `sn_submit` takes; offsets are 32 bits.
 const MAX_ARENA: usize = u32::MAX as usize;
@@ -34,6 +37,7 @@ thread_local! {
 pub struct Runtime {
     core: runtime::Runtime,
     bound: Mutex<HashMap<u64, Bound>>,
+    tls: Mutex<Vec<Arc<Tls>>>,
 }
 
 /// Borrowed bytes, for the length of one call. `data` may be null when `length` is 0.
@@ -44,25 +48,6 @@ pub struct Bytes {
     pub data: *const u8,
     /// How many.
     pub length: usize,
-}
-
-/// How a listener is bound. Fill with [`sn_listen_options_default`], then change what matters.
-#[repr(C)]
-pub struct ListenOptions {
-    /// An IPv4 or IPv6 address in text; names are resolved by the host language.
-    pub address: Bytes,
-    /// 0 lets the system choose.
-    pub port: u16,
-    /// An IPv6 listener takes no IPv4 connections.
-    pub v6_only: bool,
-    /// SO_REUSEPORT.
-    pub shared: bool,
-    /// HTTP/2 with prior knowledge is spoken next to HTTP/1.1.
-    pub http2: bool,
-    /// Connections the kernel keeps waiting.
-    pub backlog: u32,
-    /// Limits of the listener and its connections.
-    pub limits: Limits,
 }
 
 /// Where a batch's memory lies. The addresses stay the same for the batch's life; the contents change with each
@@ -109,6 +94,8 @@ pub struct Stats {
     pub queued_bytes: u64,
     /// 1 while a native thread drives because the host is slow (always 1 with `io_threads` = 1).
     pub sticky: u64,
+    /// How often each limit was applied.
+    pub limited: LimitCounts,
 }
 
 /// The version of the library, NUL-terminated; never freed.
@@ -151,7 +138,7 @@ pub unsafe extern "C" fn sn_start(io_threads: u32, out_runtime: *mut *mut Runtim
         // SAFETY: non-null pointers are what the header says.
         let out = unsafe { borrow_mut(out_runtime, "out_runtime")? };
         let core = runtime::Runtime::start(io_threads)?;
-        *out = Box::into_raw(Box::new(Runtime { core, bound: Mutex::default() }));
+        *out = Box::into_raw(Box::new(Runtime { core, bound: Mutex::default(), tls: Mutex::default() }));
         Ok(Status::Ok)
     })
 }
@@ -183,155 +170,6 @@ pub unsafe extern "C" fn sn_free(runtime: *mut Runtime) -> Status {
         if !runtime.is_null() {
             // SAFETY: it came from `sn_start` and is given up by the caller.
             drop(unsafe { Box::from_raw(runtime) });
-        }
-        Ok(Status::Ok)
-    })
-}
-
-/// Fills `out_options` with the defaults.
-///
-/// # Safety
-/// `out_options` is null or writable.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sn_listen_options_default(out_options: *mut ListenOptions) -> Status {
-    guard(|| {
-        if out_options.is_null() {
-            return Err(Error::invalid("out_options is null"));
-        }
-        let defaults = ListenOptions {
-            address: Bytes { data: c"127.0.0.1".as_ptr().cast(), length: 9 },
-            port: 0,
-            v6_only: false,
-            shared: false,
-            http2: true,
-            backlog: 1024,
-            limits: Limits::default(),
-        };
-        // SAFETY: non-null and writable; not read, so it may be uninitialised.
-        unsafe { out_options.write(defaults) };
-        Ok(Status::Ok)
-    })
-}
-
-/// Binds a listener. It has its address from now on and accepts after [`sn_listen`].
-///
-/// # Safety
-/// Pointers are null or live; `options.address` has its length.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sn_bind(
-    runtime: *const Runtime,
-    options: *const ListenOptions,
-    out_listener: *mut u64,
-) -> Status {
-    guard(|| {
-        // SAFETY: non-null pointers are what the header says.
-        let (runtime, options, out) = unsafe {
-            (borrow(runtime, "runtime")?, borrow(options, "options")?, borrow_mut(out_listener, "out_listener")?)
-        };
-        // SAFETY: `address` has its length.
-        let address = unsafe { text(options.address, "options.address")? };
-        let address = address.parse().map_err(|_| {
-            Error::invalid(format!("options.address must be an IPv4 or IPv6 address, found {address:?}"))
-        })?;
-        let binding = Binding {
-            address,
-            port: options.port,
-            backlog: options.backlog,
-            v6_only: options.v6_only,
-            shared: options.shared,
-            http2: options.http2,
-            limits: options.limits,
-        };
-        runtime.core.check_running()?;
-        let bound = Bound::new(runtime.core.exchange(), binding)?;
-        *out = bound.id();
-        lock(&runtime.bound).insert(bound.id(), bound);
-        Ok(Status::Ok)
-    })
-}
-
-/// Copies a bound listener's `address` (text, as `127.0.0.1:8080` or `[::1]:8080`) into `buffer`, cut to `capacity`.
-///
-/// # Safety
-/// `buffer` has `capacity` writable bytes.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sn_listener_address(
-    runtime: *const Runtime,
-    listener: u64,
-    buffer: *mut u8,
-    capacity: usize,
-    out_length: *mut usize,
-) -> Status {
-    guard(|| {
-        // SAFETY: non-null pointers are what the header says.
-        let (runtime, out) = unsafe { (borrow(runtime, "runtime")?, borrow_mut(out_length, "out_length")?) };
-        let address = with_bound(runtime, listener, |bound| Ok(bound.address().to_string()))?;
-        if buffer.is_null() {
-            return Err(Error::invalid("buffer is null"));
-        }
-        // SAFETY: the caller vouches for `capacity` bytes.
-        unsafe { std::ptr::copy_nonoverlapping(address.as_ptr(), buffer, address.len().min(capacity)) };
-        *out = address.len();
-        Ok(Status::Ok)
-    })
-}
-
-/// Answers GET and HEAD of `path` natively. `fields` are NUL-joined names and values; copied. Before [`sn_listen`] only.
-///
-/// # Safety
-/// Pointers are null or live; each `sn_bytes` has its length.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sn_route(
-    runtime: *const Runtime,
-    listener: u64,
-    path: Bytes,
-    status: u16,
-    fields: Bytes,
-    body: Bytes,
-) -> Status {
-    guard(|| {
-        // SAFETY: non-null pointers are what the header says.
-        let (runtime, path, fields, body) = unsafe {
-            (borrow(runtime, "runtime")?, bytes(path, "path")?, bytes(fields, "fields")?, bytes(body, "body")?)
-        };
-        if !(200..=999).contains(&status) {
-            return Err(Error::invalid(format!("status of a route must be 200 to 999, found {status}")));
-        }
-        with_bound(runtime, listener, |bound| {
-            bound.routes.add(path, status, fields, body).map_err(Error::invalid)?;
-            Ok(Status::Ok)
-        })
-    })
-}
-
-/// Starts to accept on a bound listener.
-///
-/// # Safety
-/// `runtime` is null or live.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sn_listen(runtime: *const Runtime, listener: u64) -> Status {
-    guard(|| {
-        // SAFETY: non-null pointers are what the header says.
-        let runtime = unsafe { borrow(runtime, "runtime")? };
-        let Some(bound) = lock(&runtime.bound).remove(&listener) else {
-            return Err(Error::new(Status::NotFound, format!("no bound listener has the id {listener}")));
-        };
-        runtime.core.listen(bound)?;
-        Ok(Status::Ok)
-    })
-}
-
-/// Closes a listener, accepting or only bound. Its connections go on; CLOSED is told for one that accepted.
-///
-/// # Safety
-/// `runtime` is null or live.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sn_close(runtime: *const Runtime, listener: u64) -> Status {
-    guard(|| {
-        // SAFETY: non-null pointers are what the header says.
-        let runtime = unsafe { borrow(runtime, "runtime")? };
-        if lock(&runtime.bound).remove(&listener).is_none() {
-            runtime.core.close_listener(listener)?;
         }
         Ok(Status::Ok)
     })
@@ -513,6 +351,7 @@ pub unsafe extern "C" fn sn_debug_stats(runtime: *const Runtime, out_stats: *mut
             queued_records: streams.queued_records,
             queued_bytes: streams.queued_bytes,
             sticky: u64::from(runtime.core.is_sticky()),
+            limited: runtime.core.connections().meter.counts(),
         };
         Ok(Status::Ok)
     })
@@ -570,13 +409,6 @@ unsafe fn duplicate(descriptor: c_int) -> Result<Option<std::os::fd::OwnedFd>> {
     let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
     let owned = borrowed.try_clone_to_owned();
     owned.map(Some).map_err(|cause| Error::io(format!("descriptor {descriptor} cannot be used"), &cause))
-}
-
-fn with_bound<T>(runtime: &Runtime, listener: u64, body: impl FnOnce(&mut Bound) -> Result<T>) -> Result<T> {
-    match lock(&runtime.bound).get_mut(&listener) {
-        Some(bound) => body(bound),
-        None => Err(Error::new(Status::NotFound, format!("no bound listener has the id {listener}"))),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,7 +1,7 @@
 //! The network core of server_native: sockets below, batches of records above, a C ABI on top.
 //!
 //! ```text
-//!  socket bytes -> listen -> http (guard, h1, h2) | tcp | rpc
+//!  socket bytes -> listen -> tls -> http (guard, h1, h2, h3, websocket) | tcp | rpc
 //!                              | OPEN DATA END RESET
 //!                              v
 //!                          exchange   stream table, bounded queues, credit; no sockets, no clock, no protocol
@@ -11,11 +11,12 @@
 //! ```
 //!
 //! Read in this order: [`record`] (the vocabulary, ADR 0001), [`exchange`] (the core), [`runtime`] (who drives),
-//! [`listen`], [`http`]. [`limits`] and [`error`] are leaves. Only `ffi` may use `unsafe`.
+//! [`listen`], [`tls`], [`http`]. [`address`], [`limits`] and [`error`] are leaves. Only `ffi` may use `unsafe`.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod address;
 pub mod batch;
 pub mod connections;
 pub mod error;
@@ -27,3 +28,4 @@ pub mod limits;
 pub mod listen;
 pub mod record;
 pub mod runtime;
+pub mod tls;

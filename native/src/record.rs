@@ -33,6 +33,14 @@ const _: () = assert!(size_of::<Record>() == 32);
 pub const FLAG_END: u8 = 0x01;
 /// OPEN: the client waits for `100 Continue`; the first CREDIT (or an INFORM) sends it.
 pub const FLAG_EXPECT: u8 = 0x02;
+/// OPEN: the peer offers another protocol (`Upgrade` of HTTP/1.1, extended CONNECT), which UPGRADE accepts.
+pub const FLAG_UPGRADE: u8 = 0x04;
+/// DATA of a message stream: the message is text. UPGRADE: the stream carries WebSocket messages, not bytes.
+pub const FLAG_TEXT: u8 = 0x04;
+/// DATA of a message stream: more of the same message follows.
+pub const FLAG_MORE: u8 = 0x08;
+/// What each DATA of a message stream costs of credit and window besides its payload: empty messages are not free.
+pub const MESSAGE_COST: u32 = 64;
 
 /// OPEN: which protocol carries the stream, in the high nibble of `flags`.
 #[repr(u8)]
@@ -44,6 +52,8 @@ pub enum Protocol {
     Http11 = 0x20,
     /// HTTP/2.
     Http2 = 0x30,
+    /// HTTP/3.
+    Http3 = 0x40,
     /// A bare byte stream.
     Tcp = 0x80,
 }
@@ -53,14 +63,15 @@ pub enum Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A connection begins to carry streams. parent = listener; payload = peer host, peer port, local host, local port,
-    /// scheme, NUL-joined.
+    /// scheme, NUL-joined; with TLS also version, cipher, ALPN protocol, server name, and the peer's chain in base64.
     Accept = 1,
-    /// A stream begins. parent = connection; payload = line (`code` bytes: method, target, scheme, authority, NUL-joined)
-    /// and fields (name, value, ... NUL-joined); `aux` bytes of body follow; END when that is all of it.
+    /// A stream begins. parent = connection; payload = line (`code` bytes: method, target, scheme, authority and, for an
+    /// extended CONNECT, protocol, NUL-joined) and fields (name, value, ... NUL-joined); `aux` bytes of body follow; END when that is all of it.
     Open = 2,
-    /// Bytes of body.
+    /// Bytes of body, or (TEXT, MORE) of a message.
     Data = 3,
-    /// The peer's side is complete. payload = trailers, NUL-joined.
+    /// The peer's side is complete. payload = trailers, NUL-joined; of a message stream: code = close code, payload =
+    /// its reason, and nothing follows.
     End = 4,
     /// The stream is over and nothing sent to it arrives any more. code = [`Reason`].
     Reset = 5,
@@ -72,6 +83,8 @@ pub enum Event {
     Log = 8,
     /// The runtime is stopping: what is left in `aux` milliseconds is reset. stream = 0.
     Drain = 9,
+    /// The peer answered a PING. payload = what the ping carried.
+    Pong = 13,
 }
 
 /// What the host answers.
@@ -80,9 +93,10 @@ pub enum Event {
 pub enum Command {
     /// Response head. code = status; payload = fields NUL-joined; `aux` bytes of body follow; END when that is all.
     Head = 1,
-    /// Bytes of body; END when these are the last.
+    /// Bytes of body; END when these are the last. Of a message stream: one message, or with MORE a piece of one.
     Data = 2,
-    /// Our side is complete. payload = trailers, NUL-joined.
+    /// Our side is complete. payload = trailers, NUL-joined; of a message stream: code = close code (0: none), payload =
+    /// its reason.
     End = 3,
     /// Abandon the stream; the peer sees an abrupt end, never a clean one. code = [`Reason`].
     Reset = 4,
@@ -90,14 +104,29 @@ pub enum Command {
     Credit = 5,
     /// An interim response. code = 1xx; payload = fields NUL-joined.
     Inform = 6,
+    /// Accepts what the peer offered, or (code 0: nothing is written) takes the bytes over as they are. code = 101;
+    /// payload = fields; TEXT = WebSocket messages from now on; aux = bytes the host may send before WRITABLE (0: as
+    /// before). DATA and END mean the new protocol afterwards.
+    Upgrade = 7,
+    /// Asks the peer of a message stream for a PONG. payload = up to 125 bytes.
+    Ping = 9,
 }
 
 impl Command {
+    const ALL: [Command; 8] = [
+        Command::Head,
+        Command::Data,
+        Command::End,
+        Command::Reset,
+        Command::Credit,
+        Command::Inform,
+        Command::Upgrade,
+        Command::Ping,
+    ];
+
     /// The command with this number, if there is one.
     pub fn from_number(number: u8) -> Option<Command> {
-        [Command::Head, Command::Data, Command::End, Command::Reset, Command::Credit, Command::Inform]
-            .into_iter()
-            .find(|command| *command as u8 == number)
+        Self::ALL.into_iter().find(|command| *command as u8 == number)
     }
 }
 

@@ -476,6 +476,7 @@ impl World {
         let order = Order {
             command: Command::Reset,
             end: true,
+            flags: 0,
             code: reason as u16,
             head: Vec::new().into(),
             body: Vec::new().into(),
@@ -517,8 +518,9 @@ impl World {
                 Command::Reset => commands.reset(id, Reason::Cancelled),
                 Command::Credit => commands.credit(id, aux),
                 Command::Inform => commands.inform(id, code, &head),
+                Command::Upgrade | Command::Ping => unreachable!("no Say makes these"),
             };
-            orders.push((id, aux, Order { command, end, code, head: head.into(), body: body.into() }));
+            orders.push((id, aux, Order { command, end, flags: 0, code, head: head.into(), body: body.into() }));
         }
         if let Some((place, wrong)) = wrong
             && !commands.records.is_empty()

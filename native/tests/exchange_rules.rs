@@ -373,8 +373,8 @@ fn one_wrong_command_and_none_is_taken() {
         assert_eq!(error.status, Status::InvalidArgument);
         error.text
     };
-    assert_eq!(wrong(|record| record.kind = 0), "command 1: kind must be one of 1 to 6, found 0");
-    assert_eq!(wrong(|record| record.kind = 255), "command 1: kind must be one of 1 to 6, found 255");
+    assert_eq!(wrong(|record| record.kind = 0), "command 1: kind must be a command (1 to 7, 9), found 0");
+    assert_eq!(wrong(|record| record.kind = 255), "command 1: kind must be a command (1 to 7, 9), found 255");
     assert_eq!(wrong(|record| record.length = 5), "command 1: payload ends at byte 5 of an arena of 4");
     assert_eq!(
         wrong(|record| (record.offset, record.length) = (u32::MAX, u32::MAX)),

@@ -90,6 +90,16 @@ static void nulls(sn_runtime *runtime, sn_batch *batch) {
 
   REFUSED(sn_stop(NULL, 0), invalid, "runtime is null");
   REFUSED(sn_listen_options_default(NULL), invalid, "out_options is null");
+  uint64_t tls = 0;
+  sn_tls_options certificates = {NULL, 1, {NULL, 0}, 0};
+  REFUSED(sn_tls_new(NULL, &certificates, &tls), invalid, "runtime is null");
+  REFUSED(sn_tls_new(runtime, NULL, &tls), invalid, "options is null");
+  REFUSED(sn_tls_new(runtime, &certificates, NULL), invalid, "out_tls is null");
+  REFUSED(sn_tls_new(runtime, &certificates, &tls), invalid, "options.identities is null");
+  certificates.identity_count = 0;
+  REFUSED(sn_tls_new(runtime, &certificates, &tls), SN_STATUS_BAD_CERTIFICATE, "found none");
+  REFUSED(sn_tls_reload(NULL, 1), invalid, "runtime is null");
+  REFUSED(sn_tls_reload(runtime, 1), SN_STATUS_NOT_FOUND, "no TLS configuration has the id 1");
   REFUSED(sn_bind(NULL, &options, &listener), invalid, "runtime is null");
   REFUSED(sn_bind(runtime, NULL, &listener), invalid, "options is null");
   REFUSED(sn_bind(runtime, &options, NULL), invalid, "out_listener is null");

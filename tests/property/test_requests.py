@@ -40,6 +40,7 @@ class Recorder:
         headers = tuple(
             (name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers
         )
+        assert request.client is not None
         self.seen[request.client[1]].append(
             (request.method.encode(), request.target.encode("latin-1"), headers, body)
         )

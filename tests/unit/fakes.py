@@ -103,10 +103,10 @@ class Listening:
 
     heard: list[tuple[object, ...]] = field(default_factory=list)
 
-    def on_data(self, data: bytes, end: bool) -> None:
-        self.heard.append(("data", data, end))
+    def on_data(self, data: bytes, flags: int) -> None:
+        self.heard.append(("data", data, bool(flags & 1)))
 
-    def on_end(self, trailers: bytes) -> None:
+    def on_end(self, trailers: bytes, code: int) -> None:
         self.heard.append(("end", trailers))
 
     def on_reset(self, reason: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 from server_native import _dispatch
 from server_native._bindings.abi import FLAG_END, Command, Event, Protocol, Reason, Status
 from server_native._dispatch import Peer, Pump
+from server_native.http import NativeDirectRequest
 from tests.unit.fakes import FakeRuntime, Listening, Said, event
 
 LISTENER, CONNECTION = 1 << 63, (1 << 63) + 1
@@ -53,6 +54,14 @@ class Recorder:
         )
         self.peers.append(peer)
         self.handle(stream)
+
+    def accept_websocket(
+        self, request: NativeDirectRequest, fields: bytes, subprotocol: str | None
+    ) -> object:
+        raise NotImplementedError
+
+    def detach(self, request: NativeDirectRequest, status: int, fields: bytes) -> object:
+        raise NotImplementedError
 
     def inform(self, stream: int, status: int, fields: bytes) -> None:
         raise AssertionError(f"nobody informs here, found {stream, status, fields}")

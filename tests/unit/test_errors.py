@@ -15,6 +15,7 @@ EXPECTED: dict[Status, tuple[type[Exception], type[Exception]]] = {
     Status.NOT_FOUND: (errors.NotFoundError, LookupError),
     Status.BUSY: (errors.RuntimeBusyError, RuntimeError),
     Status.STOPPING: (errors.StoppingError, RuntimeError),
+    Status.BAD_CERTIFICATE: (errors.CertificateError, ValueError),
     Status.ADDRESS_IN_USE: (errors.AddressInUseError, OSError),
     Status.PERMISSION_DENIED: (errors.BindPermissionError, PermissionError),
     Status.ADDRESS_NOT_AVAILABLE: (errors.AddressNotAvailableError, OSError),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::{Exchange, Order, wake_consumer};
-use crate::record::{Event, FLAG_END, Reason, Record};
+use crate::record::{Command, Event, FLAG_END, Reason, Record};
 
 /// The protocol's end of one stream. Dropping it while the host still expects something tells RESET.
 #[derive(Debug)]
@@ -22,7 +22,8 @@ impl Stream {
 
     /// The host's next order; `None` when the exchange is closed or the last order was given.
     ///
-    /// The order that ends the stream frees its slot: later commands are stale, and no event follows.
+    /// The order that ends the stream frees its slot: later commands are stale, and no event follows. The slot of an upgraded
+    /// stream stays until this is dropped.
     pub fn poll_order(&mut self, context: &Context<'_>) -> Poll<Option<Order>> {
         if !self.live {
             return Poll::Ready(None);
@@ -34,7 +35,7 @@ impl Stream {
             return Poll::Ready(None);
         };
         if let Some(order) = slot.orders.pop_front() {
-            if order.end {
+            if order.end && (!slot.duplex || order.command == Command::Reset) {
                 self.live = false;
                 let feeder = state.release(self.id);
                 drop(state);
@@ -65,12 +66,28 @@ impl Stream {
 
     /// Tells the host bytes of body. The caller keeps within [`Stream::credit`].
     pub fn push(&self, data: &[u8], end: bool) {
-        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, data);
+        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, 0, data);
     }
 
     /// Tells the host that the peer's side is complete.
     pub fn push_end(&self, trailers: &[u8]) {
-        self.exchange.tell(self.id, Event::End, FLAG_END, trailers);
+        self.exchange.tell(self.id, Event::End, FLAG_END, 0, trailers);
+    }
+
+    /// Tells the host a message, or with MORE a piece of one. It costs [`MESSAGE_COST`](crate::record::MESSAGE_COST) of
+    /// credit besides its bytes.
+    pub fn push_message(&self, data: &[u8], flags: u8) {
+        self.exchange.tell(self.id, Event::Data, flags, 0, data);
+    }
+
+    /// Tells the host what a pong carried.
+    pub fn push_pong(&self, data: &[u8]) {
+        self.exchange.tell(self.id, Event::Pong, 0, 0, data);
+    }
+
+    /// Tells the host that the peer has closed a message stream, with which code and reason; nothing follows.
+    pub fn push_close(&self, code: u16, reason: &[u8]) {
+        self.exchange.tell(self.id, Event::End, FLAG_END, code, reason);
     }
 
     /// `bytes` of what the host sent have left for the peer.
@@ -133,6 +150,18 @@ impl Inlet {
         }
     }
 
+    /// Ready when the host listens no more; for a task that waits for the peer meanwhile.
+    pub fn poll_over(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.exchange.lock();
+        match state.slot(self.id).filter(|slot| !slot.finished) {
+            None => Poll::Ready(()),
+            Some(slot) => {
+                slot.feeder = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
     /// The request went wrong while it was read: tells the host RESET, and the task that answers gets the same order.
     pub fn fail(&self, reason: Reason) {
         let mut state = self.exchange.lock();
@@ -149,11 +178,11 @@ impl Inlet {
 
     /// Tells the host bytes of body.
     pub fn push(&self, data: &[u8], end: bool) {
-        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, data);
+        self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, 0, data);
     }
 
     /// Tells the host that the peer's side is complete.
     pub fn push_end(&self, trailers: &[u8]) {
-        self.exchange.tell(self.id, Event::End, FLAG_END, trailers);
+        self.exchange.tell(self.id, Event::End, FLAG_END, 0, trailers);
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Counters, INDEX_BITS, MAX_GENERATION, Opening, Order, QUEUE_ARENA, QUEUE_RECORDS};
 use crate::batch::BATCH_ARENA;
-use crate::record::{Command, Event, FLAG_END, Reason, Record};
+use crate::record::{Command, Event, FLAG_END, FLAG_TEXT, MESSAGE_COST, Reason, Record};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -45,6 +45,19 @@ pub(super) struct Slot {
     pub(super) ended: bool,
     /// The host gave its last command, or the stream was broken off.
     pub(super) finished: bool,
+    /// The host has taken the stream over: its END closes one direction only.
+    pub(super) duplex: bool,
+    /// What is carried are messages.
+    pub(super) messages: bool,
+    /// The host has ended its direction of a duplex stream.
+    pub(super) sealed: bool,
+}
+
+impl Slot {
+    /// What one DATA costs besides its payload.
+    pub(super) fn cost(&self) -> u32 {
+        if self.messages { MESSAGE_COST } else { 0 }
+    }
 }
 
 impl State {
@@ -73,6 +86,9 @@ impl State {
         slot.returned = 0;
         slot.ended = opening.flags & FLAG_END != 0;
         slot.finished = false;
+        slot.duplex = false;
+        slot.messages = false;
+        slot.sealed = false;
         slot.waker = Some(waker.clone());
         Some(slot.generation << INDEX_BITS | index as u64)
     }
@@ -106,7 +122,8 @@ impl State {
             self.counters.stale_commands += 1;
             return;
         };
-        if slot.finished {
+        let over = slot.finished || (slot.sealed && !matches!(order.command, Command::Reset | Command::Credit));
+        if over {
             self.counters.stale_commands += 1;
             return;
         }
@@ -118,6 +135,16 @@ impl State {
                 return;
             }
             Command::Reset => slot.orders.clear(),
+            Command::Upgrade => {
+                slot.duplex = true;
+                slot.messages = order.flags & FLAG_TEXT != 0;
+                // What follows a request that was complete is another protocol's.
+                slot.ended = false;
+                if aux > 0 {
+                    slot.window = aux;
+                }
+            }
+            Command::Data => slot.outstanding = slot.outstanding.saturating_add(slot.cost()),
             _ => {}
         }
         slot.outstanding = slot.outstanding.saturating_add(order.body.len() as u32);
@@ -126,8 +153,9 @@ impl State {
             self.break_off(id, Reason::Limit, wakers);
             return;
         }
-        slot.finished = order.end;
-        if order.end {
+        slot.sealed = order.end;
+        slot.finished = order.end && (!slot.duplex || slot.ended || order.command == Command::Reset);
+        if slot.finished {
             wakers.extend(slot.feeder.take());
         }
         slot.orders.push_back(order);
@@ -142,7 +170,7 @@ impl State {
         let (parent, code) = (slot.parent, reason as u16);
         slot.orders.clear();
         let (head, body) = (Bytes::new(), Bytes::new());
-        slot.orders.push_back(Order { command: Command::Reset, end: true, code, head, body });
+        slot.orders.push_back(Order { command: Command::Reset, end: true, flags: 0, code, head, body });
         wakers.extend(slot.waker.take());
         wakers.extend(slot.feeder.take());
         let kind = Event::Reset as u8;

@@ -1,6 +1,6 @@
 //! Serves HTTP/1.1 and 1.0 on one connection, from the gate, one request at a time and in order.
 //!
-//! A connection is in one of four stages; [`Session::poll`] runs the current one until it must wait:
+//! A connection is in one of four stages, or has left HTTP ([`upgrade`]); [`Session::poll`] runs the current one until it must wait:
 //!
 //! ```text
 //!   Head ──request──▶ Exchange ──answered──▶ Head            keep-alive, body read to its end
@@ -30,9 +30,11 @@ use super::guard::{Body, Rejection, Version};
 use super::heads::{Delimiter, Persistence, Template};
 use super::input::Input;
 use super::output::Output;
+use super::upgrade::{self, Mode};
 use super::{Connection, Transport};
 use crate::connections::Phase;
-use crate::record::{Event, Reason};
+use crate::exchange::Stream;
+use crate::record::Reason;
 
 /// One read takes at most this much; the room is on the stack, so an idle connection holds no buffer.
 const READ: usize = 64 * 1024;
@@ -70,6 +72,10 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         session.poll(context)
     })
     .await;
+    if let Stage::Upgraded(stream, mode) = session.stage {
+        let Session { socket, connection, input, output, .. } = session;
+        upgrade::serve(socket, input, output, stream, mode, &connection.member, &connection.site).await;
+    }
 }
 
 struct Session<S> {
@@ -92,7 +98,12 @@ enum Stage {
     Head,
     Exchange(Box<Exchanging>),
     Discard(Body),
-    Linger { shut: bool, left: u64 },
+    Linger {
+        shut: bool,
+        left: u64,
+    },
+    /// The connection has left HTTP: the session is over, and the stream goes on without it.
+    Upgraded(Stream, Mode),
 }
 
 type Step = Poll<ControlFlow<()>>;
@@ -114,6 +125,10 @@ impl<S: Transport> Session<S> {
                 Stage::Exchange(exchanging) => self.poll_exchange(exchanging, context),
                 Stage::Discard(body) => self.poll_discard(body, context),
                 Stage::Linger { shut, left } => self.poll_linger(shut, left, context),
+                upgraded @ Stage::Upgraded(..) => {
+                    self.stage = upgraded;
+                    return Poll::Ready(());
+                }
             };
             match step {
                 Poll::Pending => return Poll::Pending,
@@ -288,7 +303,7 @@ impl<S: Transport> Session<S> {
         if let Ok(template) = Template::new(status, b"content-type\0text/plain; charset=utf-8") {
             let date = || self.connection.member.connections().date();
             let delimiter = Delimiter::Length(body.len() as u64);
-            template.write(&mut self.output.buffer, delimiter, Persistence::Close, date);
+            template.write(&mut self.output.buffer, delimiter, Persistence::Close, &[], date);
             if !is_head {
                 self.output.buffer.extend_from_slice(body.as_bytes());
             }
@@ -296,6 +311,6 @@ impl<S: Transport> Session<S> {
     }
 
     fn log(&self, text: &str) {
-        self.connection.site.exchange.announce(Event::Log, 0, self.connection.site.listener, 40, 0, text.as_bytes());
+        self.connection.log(text);
     }
 }

@@ -5,6 +5,7 @@
 
 mod body;
 mod prefixed;
+mod tunnel;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -15,23 +16,26 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, COOKIE, HOST};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use self::body::Outgoing;
 use self::prefixed::Prefixed;
-use super::guard::is_authority;
-use super::heads::{is_hop_by_hop, pairs, parse_length};
-use super::routes::Route;
+use self::tunnel::Tunnel;
+use super::input::Input;
+use super::message::{Head, Plan, Refusal, TOO_LARGE, TOO_MANY, fields, joined};
+use super::output::Output;
+use super::upgrade::{self, Mode};
 use super::{Connection, Transport};
 use crate::connections::Phase;
 use crate::exchange::{Inlet, Opening, Order, Stream};
-use crate::record::{Command, Event, FLAG_END, Protocol, Reason};
+use crate::record::{Command, FLAG_END, FLAG_UPGRADE, Protocol, Reason};
 
 /// What the streams of one connection share with its task.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, mut connection: Conn
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.h2_streams)
         .max_header_list_size(limits.h2_header_list_bytes)
         .initial_stream_window_size(limits.h2_window)
@@ -164,18 +169,21 @@ impl fmt::Display for Abandoned {
 
 impl std::error::Error for Abandoned {}
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Outgoing>, Abandoned> {
+async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<Response<Outgoing>, Abandoned> {
     let counted = Counted::new(shared.clone());
+    let protocol = request.extensions().get::<hyper::ext::Protocol>().cloned();
+    let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
     let (parts, mut incoming) = request.into_parts();
     let site = shared.connection.site.clone();
-    let head = match Head::read(&parts, &shared) {
+    let head = match Head::read(&parts, protocol.as_ref().map(|protocol| protocol.as_str()), &site.limits) {
         Ok(head) => head,
-        Err((status, reason)) => return Ok(plain(status, reason, counted)),
+        Err(refusal) => return Ok(refuse(refusal, counted)),
     };
     if incoming.is_end_stream()
         && let Some(route) = site.routes.find(parts.method.as_str(), head.target)
     {
-        return Ok(constant(route, &parts.method, counted));
+        let (plan, body) = Plan::constant(route, &parts.method, &site);
+        return Ok(assemble(plan, Outgoing::fixed(body, counted)));
     }
     poll_fn(|context| site.exchange.poll_ready(context)).await;
     let mut body = Vec::new();
@@ -187,19 +195,20 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             }
         }
     }
-    let whole = incoming.is_end_stream();
+    // What comes on the stream of an extended CONNECT is the other protocol's.
+    let whole = incoming.is_end_stream() || upgrade.is_some();
     let opening = Opening {
         parent: shared.connection.member.id(),
         protocol: Protocol::Http2,
-        flags: if whole { FLAG_END } else { 0 },
+        flags: if whole { FLAG_END } else { 0 } | if upgrade.is_some() { FLAG_UPGRADE } else { 0 },
         credit: site.limits.receive_window,
         window: site.limits.send_window,
         body: &body,
     };
-    let fill = |arena: &mut Vec<u8>| head.write(&parts, arena);
+    let fill = |arena: &mut Vec<u8>| head.write(&parts, site.scheme(), arena);
     let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
     let Some(mut stream) = site.exchange.open(opening, &waker, fill) else {
-        return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open", counted));
+        return Ok(refuse(TOO_MANY, counted));
     };
     if !whole {
         tokio::spawn(upload(incoming, stream.inlet(), site.limits.body_bytes));
@@ -208,76 +217,80 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         let order = poll_fn(|context| stream.poll_order(context)).await.ok_or(Abandoned)?;
         match order.command {
             Command::Head => return respond(order, stream, &parts.method, counted),
+            Command::Upgrade => return Ok(switch(&order, stream, upgrade, counted)),
             // hyper cannot send interim responses over HTTP/2; they are optional for the client (RFC 9110 section 15.2).
             Command::Inform => {}
             Command::Reset if Reason::from_number(order.code) == Reason::Limit => {
-                return Ok(plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than limit body_bytes", counted));
+                return Ok(refuse(TOO_LARGE, counted));
             }
-            Command::Data | Command::End | Command::Reset | Command::Credit => return Err(Abandoned),
+            Command::Data | Command::End | Command::Reset | Command::Ping | Command::Credit => return Err(Abandoned),
         }
     }
 }
 
-/// What the exchange needs of a request head.
-struct Head<'p> {
-    target: &'p str,
-    authority: &'p str,
-    length: Option<u64>,
+fn respond(order: Order, stream: Stream, method: &Method, counted: Counted) -> Result<Response<Outgoing>, Abandoned> {
+    let site = counted.0.connection.site.clone();
+    let plan = match Plan::of(&order, method, &site) {
+        Ok(plan) => plan,
+        Err(text) => return Ok(failed(&format!("a response was refused and the client got 500: {text}"), counted)),
+    };
+    let mut body = Outgoing {
+        first: Some(order.body).filter(|body| !plan.silent && !body.is_empty()),
+        end: order.end,
+        left: plan.left,
+        silent: plan.silent,
+        id: stream.id(),
+        stream: Some(stream),
+        counted,
+    };
+    let first = body.first.as_ref().map_or(0, Bytes::len) as u64;
+    body.count(first, false)?;
+    Ok(assemble(plan, body))
 }
 
-impl<'p> Head<'p> {
-    fn read(parts: &'p request::Parts, shared: &Shared) -> Result<Head<'p>, (StatusCode, &'static str)> {
-        let limits = &shared.connection.site.limits;
-        if parts.method == Method::CONNECT {
-            return Err((StatusCode::NOT_IMPLEMENTED, "CONNECT is not implemented here"));
+/// Accepts an extended CONNECT (RFC 8441 section 5): the stream goes on as a tunnel, in a task of its own.
+fn switch(order: &Order, mut stream: Stream, upgrade: Option<OnUpgrade>, counted: Counted) -> Response<Outgoing> {
+    let Some(upgrade) = upgrade else {
+        stream.fail(Reason::Internal);
+        return failed("the host accepts an upgrade that the client has not offered", counted);
+    };
+    let mut plan = match fields(&order.head) {
+        Ok(fields) => Plan { status: StatusCode::OK, fields, silent: true, left: None },
+        Err(text) => {
+            stream.fail(Reason::Internal);
+            return failed(&format!("an upgrade was refused and the client got 500: {text}"), counted);
         }
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        if target.len() > limits.uri_bytes as usize {
-            return Err((StatusCode::URI_TOO_LONG, "the target is longer than limit uri_bytes"));
-        }
-        if parts.headers.len() > limits.header_fields as usize {
-            let reason = "more fields than limit header_fields";
-            return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason));
-        }
-        // ":authority" wins over host (RFC 9113 section 8.3.1); one of the two must be there.
-        let mut hosts = parts.headers.get_all(HOST).iter();
-        let host = hosts.next();
-        let authority = match (parts.uri.authority(), host) {
-            (Some(authority), _) => authority.as_str(),
-            (None, Some(host)) => host.to_str().unwrap_or(""),
-            (None, None) => "",
-        };
-        if hosts.next().is_some() || !is_authority(authority.as_bytes()) {
-            return Err((StatusCode::BAD_REQUEST, ":authority or a single valid host is needed"));
-        }
-        let length = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if limits.body_bytes > 0 && length.is_some_and(|length: u64| length > limits.body_bytes) {
-            return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than limit body_bytes"));
-        }
-        Ok(Head { target, authority, length })
-    }
+    };
+    plan.fields.remove(CONTENT_LENGTH);
+    let (shared, mode) = (counted.0.clone(), Mode::of(order.flags));
+    let answered = Counted::new(shared.clone());
+    tokio::spawn(async move {
+        // Without it the client has reset the stream; dropping ours tells the host.
+        let Ok(upgraded) = upgrade.await else { return };
+        let site = shared.connection.site.clone();
+        let member = shared.connection.member.branch(site.exchange.name());
+        let tunnel = Tunnel(TokioIo::new(upgraded));
+        upgrade::serve(tunnel, Input::default(), Output::default(), stream, mode, &member, &site).await;
+        drop(counted);
+    });
+    assemble(plan, Outgoing::fixed(Bytes::new(), answered))
+}
 
-    /// Writes line and fields of OPEN into the arena; answers the line's length.
-    fn write(&self, parts: &request::Parts, arena: &mut Vec<u8>) -> usize {
-        let start = arena.len();
-        let scheme = parts.uri.scheme_str().unwrap_or("http");
-        arena.extend_from_slice([parts.method.as_str(), self.target, scheme, self.authority].join("\0").as_bytes());
-        let line = arena.len() - start;
-        arena.extend_from_slice(b"host\0");
-        arena.extend_from_slice(self.authority.as_bytes());
-        for (name, value) in parts.headers.iter().filter(|(name, _)| **name != HOST && **name != COOKIE) {
-            for part in [name.as_str().as_bytes(), value.as_bytes()] {
-                arena.push(0);
-                arena.extend_from_slice(part);
-            }
-        }
-        // Crumbs of one cookie field (RFC 9113 section 8.2.3).
-        for (index, crumb) in parts.headers.get_all(COOKIE).iter().enumerate() {
-            arena.extend_from_slice(if index == 0 { b"\0cookie\0" } else { b"; " });
-            arena.extend_from_slice(crumb.as_bytes());
-        }
-        line
-    }
+fn failed(text: &str, counted: Counted) -> Response<Outgoing> {
+    counted.0.connection.log(text);
+    refuse((StatusCode::INTERNAL_SERVER_ERROR, ""), counted)
+}
+
+fn refuse(refusal: Refusal, counted: Counted) -> Response<Outgoing> {
+    let (plan, body) = Plan::refusal(refusal);
+    assemble(plan, Outgoing::fixed(body, counted))
+}
+
+fn assemble(plan: Plan, body: Outgoing) -> Response<Outgoing> {
+    let mut response = Response::new(body);
+    *response.status_mut() = plan.status;
+    *response.headers_mut() = plan.fields;
+    response
 }
 
 /// Feeds the request body to the host within its credit.
@@ -315,102 +328,4 @@ async fn upload(mut incoming: Incoming, inlet: Inlet, limit: u64) {
 
 async fn next_frame(incoming: &mut Incoming) -> Option<hyper::Result<Frame<Bytes>>> {
     poll_fn(|context| Pin::new(&mut *incoming).poll_frame(context)).await
-}
-
-fn joined(fields: &HeaderMap) -> Vec<u8> {
-    let parts: Vec<&[u8]> =
-        fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]).collect();
-    parts.join(&0)
-}
-
-fn respond(order: Order, stream: Stream, method: &Method, counted: Counted) -> Result<Response<Outgoing>, Abandoned> {
-    let site = counted.0.connection.site.clone();
-    let log = |text: String| {
-        site.exchange.announce(Event::Log, 0, site.listener, 40, 0, text.as_bytes());
-    };
-    let head = match fields(&order.head) {
-        Ok(fields) => {
-            StatusCode::from_u16(order.code).map(|status| (status, fields)).map_err(|error| error.to_string())
-        }
-        Err(text) => Err(text),
-    };
-    let (status, mut fields) = match head {
-        Ok(head) => head,
-        Err(text) => {
-            log(format!("a response head was refused and the client got 500: {text}"));
-            return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "", counted));
-        }
-    };
-    let bodiless = matches!(order.code, 204 | 205 | 304);
-    let is_head = method == Method::HEAD;
-    let declared: Option<u64> = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if order.end && !is_head && !bodiless {
-        let size = order.body.len() as u64;
-        if declared.is_some_and(|length| length != size) {
-            log(format!("a response was refused and the client got 500: its content-length is not {size}"));
-            return Ok(plain(StatusCode::INTERNAL_SERVER_ERROR, "", counted));
-        }
-        fields.insert(CONTENT_LENGTH, size.into());
-    } else if order.code == 204 {
-        fields.remove(CONTENT_LENGTH);
-    } else if order.code == 205 {
-        fields.insert(CONTENT_LENGTH, 0.into());
-    } else if order.end && is_head && declared.is_none() && !order.body.is_empty() {
-        fields.insert(CONTENT_LENGTH, order.body.len().into());
-    }
-    let silent = is_head || bodiless;
-    let mut body = Outgoing {
-        first: Some(order.body).filter(|body| !silent && !body.is_empty()),
-        end: order.end,
-        left: declared.filter(|_| !silent && !order.end),
-        silent,
-        id: stream.id(),
-        stream: Some(stream),
-        counted,
-    };
-    let first = body.first.as_ref().map_or(0, Bytes::len) as u64;
-    body.count(first, false)?;
-    Ok(assemble(status, fields, body))
-}
-
-fn constant(route: &Route, method: &Method, counted: Counted) -> Response<Outgoing> {
-    // `Routes::add` checked both with the rules of HTTP/1.1, which are stricter.
-    let mut fields = fields(&route.fields).unwrap_or_default();
-    let status = StatusCode::from_u16(route.template.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if !route.template.is_bodiless() {
-        fields.insert(CONTENT_LENGTH, route.body.len().into());
-    }
-    let body = if method == Method::HEAD { Bytes::new() } else { route.body.clone() };
-    assemble(status, fields, Outgoing::fixed(body, counted))
-}
-
-fn plain(status: StatusCode, reason: &str, counted: Counted) -> Response<Outgoing> {
-    let body = if reason.is_empty() { Bytes::new() } else { Bytes::from(format!("{reason}\n")) };
-    let mut fields = HeaderMap::new();
-    fields.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    fields.insert(CONTENT_LENGTH, body.len().into());
-    assemble(status, fields, Outgoing::fixed(body, counted))
-}
-
-fn assemble(status: StatusCode, fields: HeaderMap, body: Outgoing) -> Response<Outgoing> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    *response.headers_mut() = fields;
-    response
-}
-
-/// The host's NUL-joined fields, without those that HTTP/2 forbids (RFC 9113 section 8.2.2).
-fn fields(block: &[u8]) -> Result<HeaderMap, String> {
-    let mut fields = HeaderMap::new();
-    for (name, value) in pairs(block)?.filter(|(name, _)| !is_hop_by_hop(name)) {
-        let text = || String::from_utf8_lossy(name).into_owned();
-        if name == b"content-length" && (parse_length(value).is_err() || fields.contains_key(CONTENT_LENGTH)) {
-            return Err("content-length must be digits, once".to_owned());
-        }
-        let name = HeaderName::from_lowercase(name).map_err(|_| format!("header name {:?} is no token", text()))?;
-        let value =
-            HeaderValue::from_bytes(value).map_err(|_| format!("value of header {:?} has a control", text()))?;
-        fields.append(name, value);
-    }
-    Ok(fields)
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::upgrade::Mode;
 use crate::connections::DATE_LENGTH;
 
 /// Distinct heads kept; a host that makes them all different pays the encoding each time.
@@ -24,6 +25,8 @@ pub struct Template {
     /// The host asked for `connection: close`.
     pub close: bool,
     dated: bool,
+    /// The host names its own alternatives.
+    advertised: bool,
 }
 
 /// How the body after a head is delimited.
@@ -77,8 +80,14 @@ impl Heads {
 impl Template {
     /// Checks and encodes a head. Fields that frame the message or belong to one hop are ours, not the host's.
     pub fn new(status: u16, fields: &[u8]) -> Result<Template, String> {
-        let mut template =
-            Template { bytes: Vec::with_capacity(64 + fields.len()), status, length: None, close: false, dated: false };
+        let mut template = Template {
+            bytes: Vec::with_capacity(64 + fields.len()),
+            status,
+            length: None,
+            close: false,
+            dated: false,
+            advertised: false,
+        };
         status_line(&mut template.bytes, status);
         for (name, value) in pairs(fields)? {
             check_field(name, value)?;
@@ -92,6 +101,7 @@ impl Template {
                 _ if is_hop_by_hop(name) => {}
                 _ => {
                     template.dated |= name == b"date";
+                    template.advertised |= name == b"alt-svc";
                     write_field(&mut template.bytes, name, value);
                 }
             }
@@ -104,12 +114,13 @@ impl Template {
         matches!(self.status, 100..=199 | 204 | 205 | 304)
     }
 
-    /// Appends the whole head.
+    /// Appends the whole head; `alt_svc` is left out when empty or when the host has one.
     pub fn write(
         &self,
         out: &mut Vec<u8>,
         delimiter: Delimiter,
         persistence: Persistence,
+        alt_svc: &[u8],
         date: impl FnOnce() -> [u8; DATE_LENGTH],
     ) {
         out.extend_from_slice(&self.bytes);
@@ -127,11 +138,38 @@ impl Template {
             Persistence::KeepAlive => out.extend_from_slice(b"connection: keep-alive\r\n"),
             Persistence::Close => out.extend_from_slice(b"connection: close\r\n"),
         }
+        if !alt_svc.is_empty() && !self.advertised {
+            write_field(out, b"alt-svc", alt_svc);
+        }
         if !self.dated {
             out.extend_from_slice(&date());
         }
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Appends the head that accepts an upgrade; for WebSocket with the answer to the client's key (RFC 6455 section 4.2.2).
+pub(super) fn write_switch(
+    out: &mut Vec<u8>,
+    protocol: &[u8],
+    key: Option<&[u8]>,
+    mode: Mode,
+    fields: &[u8],
+) -> Result<(), String> {
+    let before = out.len();
+    status_line(out, 101);
+    write_field(out, b"connection", b"upgrade");
+    write_field(out, b"upgrade", if mode == Mode::Messages { b"websocket" } else { protocol });
+    if mode == Mode::Messages {
+        let key = key.ok_or("the client has sent no sec-websocket-key")?;
+        write_field(out, b"sec-websocket-accept", tungstenite::handshake::derive_accept_key(key).as_bytes());
+    }
+    if let Err(text) = write_fields(out, fields) {
+        out.truncate(before);
+        return Err(text);
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(())
 }
 
 /// Appends an interim response (RFC 9110 section 15.2).
@@ -214,7 +252,7 @@ mod tests {
 
     fn written(status: u16, fields: &[u8], delimiter: Delimiter, persistence: Persistence) -> String {
         let mut out = Vec::new();
-        Template::new(status, fields).unwrap().write(&mut out, delimiter, persistence, || [b'D'; DATE_LENGTH]);
+        Template::new(status, fields).unwrap().write(&mut out, delimiter, persistence, b"", || [b'D'; DATE_LENGTH]);
         String::from_utf8(out).unwrap().replace(&"D".repeat(DATE_LENGTH), "date\r\n")
     }
 

@@ -1,30 +1,37 @@
 //! HTTP below the exchange: which version a connection speaks, and what all versions share.
 //!
 //! [`guard`] reads heads and framing and is pure; [`h1`] serves HTTP/1.1 from it; [`h2`] serves HTTP/2 through hyper
-//! (ADR 0003 says why). [`heads`] encodes responses, [`routes`] answers without the host.
+//! (ADR 0003 says why), [`h3`] HTTP/3 through quinn and h3. [`message`] is what the latter two share, [`upgrade`] and
+//! [`websocket`] what streams become that leave HTTP. [`heads`] encodes responses, [`routes`] answers without the host.
 
+mod detect;
 pub mod guard;
 pub mod h1;
 pub mod h2;
+pub mod h3;
 pub mod heads;
 pub mod input;
+mod message;
 pub mod output;
 pub mod routes;
+mod secure;
+mod upgrade;
+mod websocket;
 
-use std::future::poll_fn;
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 
+use crate::address::Address;
 use crate::connections::{Member, Phase};
 use crate::exchange::Exchange;
-use crate::limits::Limits;
+use crate::limits::{Limit, Limits};
 use crate::record::{Event, Reason};
+use crate::tls::Tls;
 
 /// What all connections of one listener share.
 #[derive(Debug)]
@@ -35,12 +42,23 @@ pub struct Site {
     pub exchange: Arc<Exchange>,
     /// Limits of this listener.
     pub limits: Limits,
-    /// Whether HTTP/2 with prior knowledge is spoken.
+    /// Whether HTTP/2 is spoken.
     pub http2: bool,
+    /// Certificates; `None` is cleartext.
+    pub tls: Option<Arc<Tls>>,
+    /// Value of `alt-svc` (RFC 7838) on answers of HTTP/1.1 and HTTP/2; empty without HTTP/3.
+    pub alt_svc: Vec<u8>,
     /// Requests answered natively.
     pub routes: routes::Routes,
     /// Response heads already encoded.
     pub heads: heads::Heads,
+}
+
+impl Site {
+    /// What requests of this listener came by.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
 }
 
 /// A byte stream that can also be cut, so that the peer sees an abrupt end.
@@ -52,8 +70,14 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 impl Transport for TcpStream {
     fn cut(&self) {
         // Fails only when the peer has reset already.
-        let _ = socket2::SockRef::from(self).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
+}
+
+#[cfg(unix)]
+impl Transport for UnixStream {
+    /// There is no reset: the peer sees an end in the middle, which the framing tells from a clean one.
+    fn cut(&self) {}
 }
 
 /// One connection's place in the world, told to the host before its first stream.
@@ -63,29 +87,24 @@ pub struct Connection {
     pub member: Member,
     /// The listener it came from.
     pub site: Arc<Site>,
-    peer: SocketAddr,
-    local: SocketAddr,
+    peer: Address,
+    local: Address,
+    /// Parts of ACCEPT about TLS, each after a NUL.
+    facts: String,
     announced: bool,
 }
 
-/// The connection preface of HTTP/2 (RFC 9113 section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-impl Site {
-    /// The shared part of a listener.
-    pub fn new(listener: u64, exchange: Arc<Exchange>, limits: Limits, http2: bool, routes: routes::Routes) -> Site {
-        Site { listener, exchange, limits, http2, routes, heads: heads::Heads::default() }
-    }
-}
-
 impl Connection {
+    fn new(member: Member, site: Arc<Site>, peer: Address, local: Address) -> Connection {
+        Connection { member, site, peer, local, facts: String::new(), announced: false }
+    }
+
     /// Tells ACCEPT, once.
     pub fn announce(&mut self) {
         if std::mem::replace(&mut self.announced, true) {
             return;
         }
-        let (peer, local) = (self.peer, self.local);
-        let payload = format!("{}\0{}\0{}\0{}\0http", peer.ip(), peer.port(), local.ip(), local.port());
+        let payload = format!("{}\0{}\0{}{}", self.peer.parts(), self.local.parts(), self.site.scheme(), self.facts);
         self.site.exchange.announce(Event::Accept, self.member.id(), self.site.listener, 0, 0, payload.as_bytes());
     }
 
@@ -93,13 +112,31 @@ impl Connection {
     pub fn reason(&self) -> Reason {
         if self.member.watch.phase() == Phase::Kill { Reason::Stopping } else { Reason::Gone }
     }
+
+    /// Counts the limit behind a refusal, if there is one.
+    fn count_refusal(&self, (status, reason): message::Refusal) {
+        let limit = match status.as_u16() {
+            408 if reason == message::SLOW.1 => Limit::BodyRate,
+            408 => Limit::HeadMs,
+            413 => Limit::BodyBytes,
+            414 => Limit::UriBytes,
+            431 if reason == message::TOO_MANY_FIELDS.1 => Limit::HeaderFields,
+            431 => Limit::HeadBytes,
+            _ => return,
+        };
+        self.member.count(limit);
+    }
+
+    /// Logs an error of the host, which the client is not told.
+    fn log(&self, text: &str) {
+        self.site.exchange.announce(Event::Log, 0, self.site.listener, 40, 0, text.as_bytes());
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let text = "a connection's task panicked; its streams are reset (this is a bug of server_native)";
-            self.site.exchange.announce(Event::Log, 0, self.site.listener, 40, 0, text.as_bytes());
+            self.log("a connection's task panicked; its streams are reset (this is a bug of server_native)");
         }
         if self.announced {
             self.site.exchange.announce(Event::Closed, self.member.id(), self.site.listener, 0, 0, &[]);
@@ -108,55 +145,25 @@ impl Drop for Connection {
 }
 
 /// Serves one connection until it ends.
-pub async fn serve(socket: TcpStream, peer: SocketAddr, local: SocketAddr, member: Member, site: Arc<Site>) {
-    let connection = Connection { member, site, peer, local, announced: false };
+pub async fn serve<S: Transport>(socket: S, peer: Address, local: Address, member: Member, site: Arc<Site>) {
+    let mut connection = Connection::new(member, site, peer, local);
+    if let Some(tls) = connection.site.tls.clone() {
+        let Some((socket, http2)) = secure::handshake(socket, &tls, &mut connection).await else { return };
+        // Negotiated: a preface that nobody has announced is an error (RFC 9113 section 3.3).
+        return if http2 {
+            h2::serve(socket, Vec::new(), connection).await;
+        } else {
+            h1::serve(socket, Vec::new(), connection).await;
+        };
+    }
     let mut socket = socket;
     let mut first = Vec::new();
     if connection.site.http2 {
-        match detect(&mut socket, &connection, &mut first).await {
+        match detect::is_http2(&mut socket, &connection, &mut first).await {
             Ok(true) => return h2::serve(socket, first, connection).await,
             Ok(false) => {}
             Err(_) => return,
         }
     }
     h1::serve(socket, first, connection).await;
-}
-
-/// Reads until the first bytes are, or cannot become, the HTTP/2 preface. `first` keeps what was read.
-async fn detect(socket: &mut TcpStream, connection: &Connection, first: &mut Vec<u8>) -> io::Result<bool> {
-    let watch = &connection.member.watch;
-    connection.member.within(connection.site.limits.detection_ms);
-    poll_fn(|context| {
-        if first.is_empty() {
-            watch.register(context.waker());
-        }
-        loop {
-            let known = first.len().min(PREFACE.len());
-            if first[..known] != PREFACE[..known] {
-                return Poll::Ready(Ok(false));
-            }
-            if known == PREFACE.len() {
-                return Poll::Ready(Ok(true));
-            }
-            if watch.fired() || watch.phase() != Phase::Run {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
-            let mut room = [const { std::mem::MaybeUninit::uninit() }; 16 * 1024];
-            let mut buffer = ReadBuf::uninit(&mut room);
-            match Pin::new(&mut *socket).poll_read(context, &mut buffer) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(cause)) => return Poll::Ready(Err(cause)),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                    // Half-closed after less than a request line, or at once: nobody waits for an answer to nothing.
-                    return Poll::Ready(if first.is_empty() {
-                        Err(io::ErrorKind::UnexpectedEof.into())
-                    } else {
-                        Ok(false)
-                    });
-                }
-                Poll::Ready(Ok(())) => first.extend_from_slice(buffer.filled()),
-            }
-        }
-    })
-    .await
 }

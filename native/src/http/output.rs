@@ -22,6 +22,8 @@ pub struct Output {
     start: usize,
     large: Bytes,
     after: Vec<u8>,
+    /// The socket has taken bytes that it may still hold itself: a record of TLS.
+    unflushed: bool,
 }
 
 impl Output {
@@ -32,7 +34,16 @@ impl Output {
 
     /// Whether everything has gone.
     pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty() && self.large.is_empty() && self.after.is_empty()
+        !self.unflushed && !self.has_bytes()
+    }
+
+    /// Bytes that have not gone to the socket.
+    pub fn len(&self) -> usize {
+        self.buffer.len() - self.start + self.large.len() + self.after.len()
+    }
+
+    fn has_bytes(&self) -> bool {
+        !self.buffer.is_empty() || !self.large.is_empty() || !self.after.is_empty()
     }
 
     /// Adds body bytes as they are.
@@ -58,14 +69,14 @@ impl Output {
         if self.large.is_empty() { &mut self.buffer } else { &mut self.after }
     }
 
-    /// Writes as much as the socket takes; ready when all has gone. `progress` counts bytes written.
+    /// Writes as much as the socket takes; ready when all has gone, out of its own buffers too. `progress` counts bytes written.
     pub fn poll_flush<S: AsyncWrite + Unpin>(
         &mut self,
         socket: &mut S,
         context: &mut Context<'_>,
         progress: &mut u64,
     ) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
+        while self.has_bytes() {
             let written = if self.large.is_empty() && self.after.is_empty() {
                 ready!(Pin::new(&mut *socket).poll_write(context, &self.buffer[self.start..]))?
             } else {
@@ -77,8 +88,11 @@ impl Output {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             *progress += written as u64;
+            self.unflushed = true;
             self.advance(written);
         }
+        ready!(Pin::new(socket).poll_flush(context))?;
+        self.unflushed = false;
         Poll::Ready(Ok(()))
     }
 

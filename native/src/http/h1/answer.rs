@@ -6,6 +6,7 @@ use crate::exchange::Order;
 use crate::http::Transport;
 use crate::http::guard::Version;
 use crate::http::heads::{self, Delimiter, Persistence, Template};
+use crate::http::upgrade::Mode;
 use crate::record::{Command, Reason};
 
 impl<S: Transport> Session<S> {
@@ -20,6 +21,10 @@ impl<S: Transport> Session<S> {
                 }
                 Ok(())
             }
+            Command::Upgrade if now.answer == Answer::Awaited => {
+                self.upgrade(now, &order);
+                Ok(())
+            }
             Command::Data | Command::End => {
                 let Answer::Body(delimiter, left) = now.answer else {
                     self.log("the host sent a body before its head; the stream is reset");
@@ -28,7 +33,11 @@ impl<S: Transport> Session<S> {
                 self.answer_body(now, delimiter, left, order)
             }
             Command::Reset => Err(Reason::from_number(order.code)),
-            Command::Head | Command::Inform | Command::Credit => {
+            Command::Ping => {
+                self.log("the host sent a ping on a stream that carries no messages; the stream is reset");
+                Err(Reason::Internal)
+            }
+            Command::Head | Command::Inform | Command::Upgrade | Command::Credit => {
                 self.log("the host sent a second head; the stream is reset");
                 Err(Reason::Internal)
             }
@@ -57,7 +66,7 @@ impl<S: Transport> Session<S> {
         let persistence = self.persistence(now.version, now.persistent);
         now.persistent = persistence != Persistence::Close;
         let date = || self.connection.member.connections().date();
-        template.write(&mut self.output.buffer, delimiter, persistence, date);
+        template.write(&mut self.output.buffer, delimiter, persistence, &site.alt_svc, date);
         if order.end {
             now.answer = Answer::Complete;
             if silent {
@@ -84,6 +93,22 @@ impl<S: Transport> Session<S> {
         }
         let Answer::Body(delimiter, left) = now.answer else { return Ok(()) };
         self.answer_body(now, delimiter, left, Order { command: Command::Data, ..order })
+    }
+
+    /// Writes the head that ends HTTP on this connection (RFC 9110 section 7.8), or none when the host writes its own.
+    fn upgrade(&mut self, now: &mut Exchanging, order: &Order) {
+        let mode = Mode::of(order.flags);
+        let offer = now.offer.take();
+        let key = offer.as_ref().and_then(|offer| offer.key.as_deref());
+        if order.code == 101 {
+            let Some(offer) = &offer else {
+                return self.answer_500(now, "the host accepts an upgrade that the client has not offered");
+            };
+            if let Err(text) = heads::write_switch(&mut self.output.buffer, &offer.protocol, key, mode, &order.head) {
+                return self.answer_500(now, &text);
+            }
+        }
+        now.answer = Answer::Upgraded(mode);
     }
 
     /// The host's answer cannot be sent, and nothing of it has been.

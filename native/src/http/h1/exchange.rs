@@ -11,6 +11,7 @@ use crate::exchange::Stream;
 use crate::http::Transport;
 use crate::http::guard::{Body, Framing, Rejection, Version};
 use crate::http::heads::Delimiter;
+use crate::http::upgrade::Mode;
 use crate::record::Reason;
 
 /// One request being answered.
@@ -24,6 +25,16 @@ pub(super) struct Exchanging {
     pub(super) persistent: bool,
     pub(super) answer: Answer,
     pub(super) unreported: usize,
+    /// What the client offered besides HTTP.
+    pub(super) offer: Option<Box<Offer>>,
+}
+
+/// An `Upgrade` the host may accept.
+pub(super) struct Offer {
+    /// Value of `upgrade`.
+    pub(super) protocol: Vec<u8>,
+    /// Value of `sec-websocket-key`.
+    pub(super) key: Option<Vec<u8>>,
 }
 
 /// How far the response is.
@@ -32,6 +43,7 @@ pub(super) enum Answer {
     Awaited,
     Body(Delimiter, u64),
     Complete,
+    Upgraded(Mode),
 }
 
 pub(super) enum Halt {
@@ -46,6 +58,10 @@ impl<S: Transport> Session<S> {
             return self.late(now);
         }
         loop {
+            if let Answer::Upgraded(mode) = now.answer {
+                self.stage = Stage::Upgraded(exchanging.stream, mode);
+                return NEXT;
+            }
             while now.answer != Answer::Complete && self.output.has_room() {
                 match now.stream.poll_order(context) {
                     Poll::Pending => break,
@@ -55,12 +71,18 @@ impl<S: Transport> Session<S> {
                             self.socket.cut();
                             return OVER;
                         }
+                        if matches!(now.answer, Answer::Upgraded(_)) {
+                            break;
+                        }
                     }
                     Poll::Ready(None) => {
                         self.socket.cut();
                         return OVER;
                     }
                 }
+            }
+            if matches!(now.answer, Answer::Upgraded(_)) {
+                continue;
             }
             if now.expects && now.stream.credit() > 0 && now.answer == Answer::Awaited {
                 now.expects = false;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
-use super::exchange::{Answer, Exchanging};
+use super::exchange::{Answer, Exchanging, Offer};
 use super::{BODY_TOO_LARGE, NEXT, OVER, READ, Session, Stage, Step};
 use crate::connections::Phase;
 use crate::exchange::Opening;
@@ -14,7 +14,7 @@ use crate::http::Transport;
 use crate::http::guard::{self, Body, Framing, Head, Rejection, Version};
 use crate::http::heads::Persistence;
 use crate::limits::Limits;
-use crate::record::{FLAG_END, FLAG_EXPECT, Protocol};
+use crate::record::{FLAG_END, FLAG_EXPECT, FLAG_UPGRADE, Protocol};
 
 impl<S: Transport> Session<S> {
     pub(super) fn poll_head(&mut self, context: &mut Context<'_>) -> Step {
@@ -152,7 +152,7 @@ impl<S: Transport> Session<S> {
         {
             let persistence = self.persistence(head.version, head.keep_alive && !route.template.close);
             let date = || self.connection.member.connections().date();
-            route.template.write(&mut self.output.buffer, route.delimiter(), persistence, date);
+            route.template.write(&mut self.output.buffer, route.delimiter(), persistence, &site.alt_svc, date);
             if head.method == "GET" {
                 // Not `push`: several pipelined answers may be waiting, and constants are small.
                 self.output.buffer.extend_from_slice(&route.body);
@@ -186,12 +186,15 @@ impl<S: Transport> Session<S> {
         let opening = Opening {
             parent: self.connection.member.id(),
             protocol,
-            flags: if whole { FLAG_END } else { 0 } | if expects { FLAG_EXPECT } else { 0 },
+            flags: if whole { FLAG_END } else { 0 }
+                | if expects { FLAG_EXPECT } else { 0 }
+                | if head.upgrade { FLAG_UPGRADE } else { 0 },
             credit,
             window: site.limits.send_window,
             body: inline,
         };
-        let Some(stream) = site.exchange.open(opening, context.waker(), |arena| write_head(arena, head)) else {
+        let Some(stream) = site.exchange.open(opening, context.waker(), |arena| write_head(arena, head, site.scheme()))
+        else {
             self.refuse(Rejection { status: 503, reason: "too many streams are open" });
             return Taken::Bytes(input.len());
         };
@@ -211,6 +214,7 @@ impl<S: Transport> Session<S> {
             persistent: head.keep_alive,
             answer: Answer::Awaited,
             unreported: 0,
+            offer: head.upgrade.then(|| offer(head)),
         }));
         Taken::Bytes(consumed)
     }
@@ -256,10 +260,16 @@ fn take_inline<'i>(
     Ok((used, gathered))
 }
 
+fn offer(head: &Head<'_>) -> Box<Offer> {
+    let field = |name: &str| head.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
+    let value = |name| field(name).map(|field| field.value.to_vec());
+    Box::new(Offer { protocol: value("upgrade").unwrap_or_default(), key: value("sec-websocket-key") })
+}
+
 /// Writes line and fields of OPEN into the arena; answers the line's length.
-fn write_head(arena: &mut Vec<u8>, head: &Head<'_>) -> usize {
+fn write_head(arena: &mut Vec<u8>, head: &Head<'_>, scheme: &str) -> usize {
     let start = arena.len();
-    for (index, part) in [head.method, head.target, "http", head.authority].into_iter().enumerate() {
+    for (index, part) in [head.method, head.target, scheme, head.authority].into_iter().enumerate() {
         if index > 0 {
             arena.push(0);
         }

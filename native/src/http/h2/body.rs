@@ -8,9 +8,10 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 
-use super::{Abandoned, Counted, Shared, fields};
+use super::{Abandoned, Counted, Shared};
 use crate::exchange::Stream;
-use crate::record::{Command, Event};
+use crate::http::message::fields;
+use crate::record::Command;
 
 /// A response body: what came with the head, then the host's further orders.
 #[derive(Debug)]
@@ -43,9 +44,8 @@ impl Outgoing {
         if self.left.is_some() {
             return Ok(());
         }
-        let site = &self.counted.0.connection.site;
         let text = format!("the response body has not the length its head says ({left} bytes were left, {size} came)");
-        site.exchange.announce(Event::Log, 0, site.listener, 40, 0, text.as_bytes());
+        self.counted.0.connection.log(&text);
         Err(Abandoned)
     }
 }
@@ -74,7 +74,9 @@ impl Body for Outgoing {
             match order.command {
                 Command::Data | Command::End => {}
                 Command::Credit => continue,
-                Command::Head | Command::Reset | Command::Inform => return Poll::Ready(Some(Err(Abandoned))),
+                Command::Head | Command::Reset | Command::Inform | Command::Upgrade | Command::Ping => {
+                    return Poll::Ready(Some(Err(Abandoned)));
+                }
             }
             if self.silent {
                 self.counted.0.connection.site.exchange.sent(self.id, order.body.len());

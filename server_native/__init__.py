@@ -6,18 +6,33 @@
 
 and ``serve_native_direct(handler, port=8080)`` serves HTTP/1.1 and HTTP/2 until it is stopped.
 
-The map: `direct` (one handler, one call), `http` (requests and responses), `headers`, `config` (options and
-limits), `errors`. Below them, private: `_sites`, `_tasks` and `_pool` (how handlers run),
-`_lifecycle` (signals), `_loops` (asyncio),
-`_dispatch` (the pump), `_streams` (bodies), `_outbox` (commands), `_ffi` (ctypes), `_library` (finding the
-native library), `_bindings` (generated). Importing this package loads no native library; the first server does.
+The map: `direct` (one handler, one call), `http` (requests and responses), `headers`,
+`config` (options and limits), `binds` (where a server listens), `errors`. Below them, private: `_serve` and
+`_server` (the engine), `_options` (keyword options), `_sites`, `_tasks` and `_pool` (how handlers run), `_lifecycle`
+(signals), `_loops` (asyncio), `_addresses` (words and names), `_dispatch` (the pump), `_streams` (bodies), `_outbox`
+(commands), `_ffi` (ctypes), `_library` (finding the native library), `_checks`, `_bindings` (generated). Importing this
+package loads no native library; the first server does.
 """
 
 from __future__ import annotations
 
 from ._loops import new_event_loop
-from .config import Limits
-from .direct import NativeDirectHandler, NativeServer, serve_native_direct, start_native_direct
+from .binds import NativeServerBind
+from .config import (
+    Limits,
+    MultiServeOptions,
+    SecureMultiServeOptions,
+    SecureServeOptions,
+    ServeOptions,
+)
+from .direct import (
+    NativeDirectHandler,
+    NativeServer,
+    serve_native_direct,
+    serve_secure_native_direct,
+    start_native_direct,
+    start_secure_native_direct,
+)
 from .errors import ClientDisconnected, ConfigurationError, ServerNativeError
 from .headers import Headers
 from .http import NativeDirectRequest, NativeDirectResponse
@@ -27,14 +42,21 @@ __all__ = [
     "ConfigurationError",
     "Headers",
     "Limits",
+    "MultiServeOptions",
     "NativeDirectHandler",
     "NativeDirectRequest",
     "NativeDirectResponse",
     "NativeServer",
+    "NativeServerBind",
+    "SecureMultiServeOptions",
+    "SecureServeOptions",
+    "ServeOptions",
     "ServerNativeError",
     "new_event_loop",
     "serve_native_direct",
+    "serve_secure_native_direct",
     "start_native_direct",
+    "start_secure_native_direct",
     "transport_abi_version",
 ]
 

@@ -27,8 +27,10 @@ from ._bindings.abi import (
     Reason,
     Status,
 )
-from .config import ServerConfig
+from .binds import Place
+from .config import ServerConfig, TLSConfig
 from .errors import (
+    ConfigurationError,
     ForkedError,
     LibraryMismatchError,
     LibraryNotFoundError,
@@ -156,17 +158,29 @@ class Runtime:
         if self._handle is not None:
             self._short.sn_wake(self._handle)
 
-    def bind(self, address: str, config: ServerConfig) -> int:
-        """Binds a listener and answers its id; it accepts after :meth:`listen`."""
+    def tls(self, config: TLSConfig) -> int:
+        """Reads certificates and keys, and answers the number of the TLS configuration (never 0)."""
+        raise ConfigurationError(f"this native library has no TLS, found {config!r}")
+
+    def reload_tls(self, tls: int) -> None:
+        """Reads the files of a TLS configuration again; when that fails the old certificates stay."""
+        raise ConfigurationError(f"this native library has no TLS, found the number {tls}")
+
+    def bind(self, place: Place, config: ServerConfig, tls: int) -> int:
+        """Binds a listener and answers its id; it accepts after :meth:`listen`. ``tls`` 0: none."""
+        if not place.address or place.scope or tls:
+            raise ConfigurationError(
+                f"this native library listens on addresses without a zone only, found {place!r}"
+            )
         options = abi.ListenOptions()
         _check(self._blocking, self._blocking.sn_listen_options_default(ctypes.byref(options)))
-        text = address.encode()
+        text = place.address.encode()
         options.address = _bytes(text)
-        options.port = config.port
-        options.v6_only = config.v6_only
-        options.shared = config.shared
+        options.port = place.port
+        options.v6_only = place.v6_only
+        options.shared = place.shared
         options.http2 = config.http2
-        options.backlog = config.backlog
+        options.backlog = place.backlog
         for name, _ in abi.Limits._fields_:
             setattr(options.limits, name, getattr(config.limits, name))
         listener = ctypes.c_uint64()
@@ -174,8 +188,8 @@ class Runtime:
         _check(self._blocking, status)
         return listener.value
 
-    def address(self, listener: int) -> tuple[str, int]:
-        """Host and port of a bound listener that does not accept yet."""
+    def address(self, listener: int) -> tuple[str, int | None]:
+        """Host and port of a bound listener that does not accept yet; path and ``None`` of a Unix socket."""
         buffer, length = ctypes.create_string_buffer(128), ctypes.c_size_t()
         status = self._blocking.sn_listener_address(
             self._live(), listener, buffer, len(buffer), ctypes.byref(length)

@@ -1,24 +1,32 @@
-"""Running a server: blocking, on a loop made for it, or inside the caller's loop."""
+"""The engine: running a server, blocking or inside the caller's loop. Every public way to serve is a layer over it.
+
+It takes a plain or asynchronous function of one :class:`~server_native.NativeDirectRequest` and a parsed
+configuration; other styles of handlers are such functions made of theirs.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from . import _lifecycle
 from ._dispatch import Pump
 from ._lifecycle import ShutdownSignal, StopNow
 from ._loops import LoopPump, new_event_loop, run_in_loop
-from ._server import NativeServer, announce, bind
+from ._server import NativeServer
 from ._sites import Handler, InlineSite
 from ._tasks import TaskSite
 from .config import ServerConfig
 from .errors import ConfigurationError
 
-__all__ = ["StartedServer", "serve"]
+__all__ = ["OnReady", "StartedServer", "serve"]
+
+OnReady = Callable[[NativeServer], object]
+_Server = TypeVar("_Server", bound=NativeServer)
 
 #: Seconds handlers that were cancelled, or threads that were told, may take to notice.
 _PATIENCE = 1.0
@@ -28,29 +36,36 @@ def serve(
     handler: Handler,
     config: ServerConfig,
     shutdown_signal: ShutdownSignal | None,
-    on_ready: Callable[[NativeServer], object] | None,
+    on_ready: OnReady | None,
 ) -> None:
-    """Serves ``handler`` and blocks until the server is stopped."""
-    run = _serve_in_loop if _is_async(handler) else _serve_inline
+    """Serves ``handler`` and blocks until the server is stopped, by a signal of the process too.
+
+    What ``serve_native_direct`` says about signals, errors and exit codes is done here.
+    """
+    run = _serve_in_loop if _is_async(handler, config) else _serve_inline
     run(handler, config, shutdown_signal, on_ready)
 
 
-class StartedServer:
-    """What :func:`start_native_direct` answers: awaitable, and an asynchronous context manager."""
+class StartedServer(Generic[_Server]):
+    """A server on its way, as the ``start_*`` functions answer it: awaitable, and an asynchronous context manager."""
 
     def __init__(
         self,
+        kind: type[_Server],
         handler: Handler,
         config: ServerConfig,
         shutdown_signal: ShutdownSignal | None,
     ) -> None:
-        self._arguments = (handler, config, shutdown_signal)
-        self._running: _InLoop | None = None
+        self._kind = kind
+        self._handler = handler
+        self._config = config
+        self._shutdown_signal = shutdown_signal
+        self._server: _Server | None = None
 
-    def __await__(self) -> Generator[Any, None, NativeServer]:
+    def __await__(self) -> Generator[Any, None, _Server]:
         return self._start().__await__()
 
-    async def __aenter__(self) -> NativeServer:
+    async def __aenter__(self) -> _Server:
         return await self._start()
 
     async def __aexit__(
@@ -59,14 +74,15 @@ class StartedServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._running is not None:
-            await self._running.server.close()
+        if self._server is not None:
+            await self._server.close()
 
-    async def _start(self) -> NativeServer:
-        handler, config, shutdown_signal = self._arguments
-        self._running = running = _InLoop(handler, config, asyncio.get_running_loop())
-        if shutdown_signal is not None:
-            running.follow(shutdown_signal)
+    async def _start(self) -> _Server:
+        loop = asyncio.get_running_loop()
+        running = _InLoop(self._kind, self._handler, self._config, loop)
+        self._server = running.server
+        if self._shutdown_signal is not None:
+            running.follow(self._shutdown_signal)
         return running.server
 
 
@@ -74,29 +90,23 @@ def _serve_inline(
     handler: Handler,
     config: ServerConfig,
     shutdown_signal: ShutdownSignal | None,
-    on_ready: Callable[[NativeServer], object] | None,
+    on_ready: OnReady | None,
 ) -> None:
-    if config.handler_timeout is not None:
-        raise ConfigurationError(
-            "handler_timeout needs an asynchronous handler: a plain one cannot be interrupted"
-        )
     io_threads = config.io_threads
     pump = Pump((1 if config.threads else 0) if io_threads is None else io_threads)
     server: NativeServer | None = None
     site: InlineSite | None = None
     code = None
     try:
-        server = bind(pump, config)
+        server = NativeServer(config, pump)
         site = InlineSite(pump, handler, config, server._stop)
-        pump.sites[server._listener] = site
         with (
-            _lifecycle.signals(server._stop, config.grace) as wakeups,
+            _signals(server, config) as wakeups,
             _lifecycle.follow(shutdown_signal, server._stop),
         ):
             if wakeups is not None:
                 pump.runtime.watch(wakeups)
-            pump.runtime.listen(server._listener)
-            announce(server)
+            server._accept(site)
             if on_ready is not None:
                 on_ready(server)
             while not pump.closed:
@@ -123,17 +133,17 @@ def _serve_in_loop(
     handler: Handler,
     config: ServerConfig,
     shutdown_signal: ShutdownSignal | None,
-    on_ready: Callable[[NativeServer], object] | None,
+    on_ready: OnReady | None,
 ) -> None:
     loop = new_event_loop()
-    started: list[_InLoop] = []
+    started: list[_InLoop[NativeServer]] = []
     code = None
 
     async def main() -> None:
-        running = _InLoop(handler, config, loop)
+        running = _InLoop(NativeServer, handler, config, loop)
         started.append(running)
         server = running.server
-        with _lifecycle.signals(server._stop, config.grace) as wakeups:
+        with _signals(server, config) as wakeups:
             if wakeups is not None:
                 loop.add_reader(wakeups, _lifecycle.drain_wakeups, wakeups)
             try:
@@ -166,17 +176,17 @@ def _serve_in_loop(
         raise SystemExit(code)
 
 
-class _InLoop:
+class _InLoop(Generic[_Server]):
     """A server inside an asyncio loop, from bind to the last task."""
 
     def __init__(
-        self, handler: Handler, config: ServerConfig, loop: asyncio.AbstractEventLoop
+        self,
+        kind: type[_Server],
+        handler: Handler,
+        config: ServerConfig,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        asynchronous = _is_async(handler)
-        if config.handler_timeout is not None and not asynchronous:
-            raise ConfigurationError(
-                "handler_timeout needs an asynchronous handler: a plain one cannot be interrupted"
-            )
+        asynchronous = _is_async(handler, config)
         io_threads = config.io_threads
         if io_threads is None and config.threads:
             io_threads = 1
@@ -187,19 +197,17 @@ class _InLoop:
         self._closing = False
         pump = self._host.pump
         try:
-            self.server = bind(pump, config)
+            self.server = kind(config, pump)
             stop = self.server._stop
             self.site: TaskSite | InlineSite = (
                 TaskSite(pump, handler, config, stop, loop)
                 if asynchronous
                 else InlineSite(pump, handler, config, stop)
             )
-            pump.sites[self.server._listener] = self.site
-            pump.runtime.listen(self.server._listener)
+            self.server._accept(self.site)
         except BaseException:
             self.abandon()
             raise
-        announce(self.server)
 
     def follow(self, shutdown_signal: ShutdownSignal) -> None:
         """Stops the server when this is set."""
@@ -246,14 +254,26 @@ def _throw(error: BaseException) -> None:
     raise error
 
 
-def _is_async(handler: Handler) -> bool:
+def _is_async(handler: Handler, config: ServerConfig) -> bool:
     if not callable(handler):
         raise ConfigurationError(
             f"the handler must be callable with one request, found {handler!r}"
         )
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+    found = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
         type(handler).__call__
     )
+    if config.handler_timeout is not None and not found:
+        raise ConfigurationError(
+            "handler_timeout needs an asynchronous handler: a plain one cannot be interrupted"
+        )
+    return found
+
+
+def _signals(
+    server: NativeServer, config: ServerConfig
+) -> contextlib.AbstractContextManager[int | None]:
+    reload = None if config.tls is None else server._reload
+    return _lifecycle.signals(server._stop, config.grace, reload)
 
 
 def _close_loop(loop: asyncio.AbstractEventLoop) -> None:

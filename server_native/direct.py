@@ -10,48 +10,40 @@ the same inside a running asyncio loop.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from ._lifecycle import ShutdownSignal
-from ._serve import StartedServer, serve
+from ._options import accepts
+from ._serve import OnReady, StartedServer, serve
 from ._server import NativeServer
-from .config import Limits, ServerConfig
+from .config import SecureServeOptions, ServeOptions, ServerConfig
 from .http import HandlerResult, NativeDirectRequest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "NativeDirectHandler",
     "NativeServer",
     "serve_native_direct",
+    "serve_secure_native_direct",
     "start_native_direct",
+    "start_secure_native_direct",
 ]
 
 NativeDirectHandler: TypeAlias = Callable[
     [NativeDirectRequest], "HandlerResult | Awaitable[HandlerResult]"
 ]
 
-Host: TypeAlias = "str | ipaddress.IPv4Address | ipaddress.IPv6Address"
-Routes: TypeAlias = "Mapping[str, HandlerResult]"
 
-
+@accepts(ServeOptions, port=8080)
 def serve_native_direct(
     handler: NativeDirectHandler,
     *,
-    host: Host = "127.0.0.1",
-    port: int = 8080,
-    backlog: int = 1024,
-    v6_only: bool = False,
-    shared: bool = False,
-    http2: bool = True,
-    io_threads: int | None = None,
-    threads: int = 0,
-    handler_timeout: float | None = None,
     shutdown_signal: ShutdownSignal | None = None,
-    grace: float = 10.0,
-    limits: Limits | None = None,
-    routes: Routes | None = None,
-    on_ready: Callable[[NativeServer], object] | None = None,
+    on_ready: OnReady | None = None,
+    **options: Unpack[ServeOptions],
 ) -> None:
     """Serves HTTP with ``handler`` and blocks until the server is stopped.
 
@@ -59,74 +51,60 @@ def serve_native_direct(
     and does so. Plain handlers run in this thread when the whole request is here and on a pool otherwise;
     ``threads=N`` runs all of them on N threads. Asynchronous ones run as tasks of a loop made for them.
 
-    :param host: address or name; ``ipaddress`` objects too.
-    :param port: 0 lets the system choose; ``on_ready`` gets the server, and its ``port``, once it accepts.
-    :param backlog: connections the kernel keeps waiting.
-    :param v6_only: an IPv6 address takes no IPv4 connections.
-    :param shared: other processes may share the port (SO_REUSEPORT).
-    :param http2: HTTP/2 with prior knowledge on the same port.
-    :param io_threads: 0 drives the sockets in this thread, N in N native ones; ``None`` chooses.
-    :param handler_timeout: seconds after which an asynchronous handler is cancelled and 503 sent.
     :param shutdown_signal: an event, a future or (asynchronous handlers only) an awaitable that stops the server.
-    :param grace: seconds requests in flight get at a stop.
-    :param limits: see :class:`~server_native.Limits`.
-    :param routes: constant responses by path, answered natively without Python.
+    :param on_ready: is called with the server, and its ``port``, once it accepts.
+    :param options: see :class:`~server_native.config.ServeOptions`.
 
     SIGINT and SIGTERM (in the main thread) stop it gracefully and it returns; a second one forces the end and
     exits with 128 + the signal's number. Raises ``OSError`` (:class:`~server_native.errors.NativeIOError`) when
-    it cannot listen and :class:`~server_native.errors.ConfigurationError` for an impossible option.
+    it cannot listen, :class:`~server_native.errors.ConfigurationError` for an impossible option and ``TypeError``
+    for an unknown one.
     """
-    config = ServerConfig.parse(
-        host=host,
-        port=port,
-        backlog=backlog,
-        v6_only=v6_only,
-        shared=shared,
-        http2=http2,
-        io_threads=io_threads,
-        threads=threads,
-        handler_timeout=handler_timeout,
-        grace=grace,
-        limits=limits,
-        routes=routes,
-    )
-    serve(handler, config, shutdown_signal, on_ready)
+    serve(handler, ServerConfig.parse(**options), shutdown_signal, on_ready)
 
 
+@accepts(SecureServeOptions, host="localhost", port=443)
+def serve_secure_native_direct(
+    handler: NativeDirectHandler,
+    *,
+    shutdown_signal: ShutdownSignal | None = None,
+    on_ready: OnReady | None = None,
+    **options: Unpack[SecureServeOptions],
+) -> None:
+    """Serves HTTPS with ``handler`` and blocks until the server is stopped.
+
+    As :func:`serve_native_direct`, with the certificate in ``certificate_path`` and its key in ``key_path``; see
+    :class:`~server_native.config.TLSOptions`. SIGHUP (in the main thread) reads both again, and keeps the old ones
+    when that fails.
+    """
+    serve(handler, ServerConfig.parse(**options), shutdown_signal, on_ready)
+
+
+@accepts(ServeOptions)
 def start_native_direct(
     handler: NativeDirectHandler,
     *,
-    host: Host = "127.0.0.1",
-    port: int = 0,
-    backlog: int = 1024,
-    v6_only: bool = False,
-    shared: bool = False,
-    http2: bool = True,
-    io_threads: int | None = None,
-    threads: int = 0,
-    handler_timeout: float | None = None,
     shutdown_signal: ShutdownSignal | None = None,
-    grace: float = 10.0,
-    limits: Limits | None = None,
-    routes: Routes | None = None,
-) -> StartedServer:
+    **options: Unpack[ServeOptions],
+) -> StartedServer[NativeServer]:
     """Starts serving inside the running asyncio loop, for an ``async with`` block.
 
     Options as :func:`serve_native_direct`; signals are the caller's. Leaving the block closes the server with
     its ``grace``. ``await start_native_direct(...)`` works too, and leaves closing to ``await server.close()``.
     """
-    config = ServerConfig.parse(
-        host=host,
-        port=port,
-        backlog=backlog,
-        v6_only=v6_only,
-        shared=shared,
-        http2=http2,
-        io_threads=io_threads,
-        threads=threads,
-        handler_timeout=handler_timeout,
-        grace=grace,
-        limits=limits,
-        routes=routes,
-    )
-    return StartedServer(handler, config, shutdown_signal)
+    return StartedServer(NativeServer, handler, ServerConfig.parse(**options), shutdown_signal)
+
+
+@accepts(SecureServeOptions, host="localhost")
+def start_secure_native_direct(
+    handler: NativeDirectHandler,
+    *,
+    shutdown_signal: ShutdownSignal | None = None,
+    **options: Unpack[SecureServeOptions],
+) -> StartedServer[NativeServer]:
+    """Starts serving HTTPS inside the running asyncio loop; as :func:`start_native_direct`.
+
+    Certificates are options as of :func:`serve_secure_native_direct`; ``server.reload_certificates()`` reads them
+    again.
+    """
+    return StartedServer(NativeServer, handler, ServerConfig.parse(**options), shutdown_signal)

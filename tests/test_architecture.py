@@ -123,16 +123,18 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for layer in (
         "__main__ cli",
         "__init__",
-        "asgi wsgi direct server http_server workers tcp",
+        "asgi wsgi direct callback multi server http_server workers tcp",
         "_serve",
         "_server _tasks",
         "_sites",
         "http websocket _lifecycle _loops",
         "_dispatch _streams _pool",
         "_outbox",
-        "_ffi",
+        "_ffi _addresses _options",
         "_library _bindings",
         "config headers",
+        "binds",
+        "_checks",
         "errors",
     )
 )

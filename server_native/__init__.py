@@ -6,7 +6,7 @@
 
 and ``serve_native_direct(handler, port=8080)`` serves HTTP/1.1 and HTTP/2 until it is stopped.
 
-The map: `direct` (one handler, one call), `http` (requests and responses), `headers`,
+The map: `direct` (one handler, one call), `multi` (several addresses), `http` (requests and responses), `headers`,
 `config` (options and limits), `binds` (where a server listens), `errors`. Below them, private: `_serve` and
 `_server` (the engine), `_options` (keyword options), `_sites`, `_tasks` and `_pool` (how handlers run), `_lifecycle`
 (signals), `_loops` (asyncio), `_addresses` (words and names), `_dispatch` (the pump), `_streams` (bodies), `_outbox`
@@ -36,6 +36,13 @@ from .direct import (
 from .errors import ClientDisconnected, ConfigurationError, ServerNativeError
 from .headers import Headers
 from .http import NativeDirectRequest, NativeDirectResponse
+from .multi import (
+    NativeMultiServer,
+    serve_native_multi,
+    serve_secure_native_multi,
+    start_native_multi,
+    start_secure_native_multi,
+)
 
 __all__ = [
     "ClientDisconnected",
@@ -46,6 +53,7 @@ __all__ = [
     "NativeDirectHandler",
     "NativeDirectRequest",
     "NativeDirectResponse",
+    "NativeMultiServer",
     "NativeServer",
     "NativeServerBind",
     "SecureMultiServeOptions",
@@ -54,9 +62,13 @@ __all__ = [
     "ServerNativeError",
     "new_event_loop",
     "serve_native_direct",
+    "serve_native_multi",
     "serve_secure_native_direct",
+    "serve_secure_native_multi",
     "start_native_direct",
+    "start_native_multi",
     "start_secure_native_direct",
+    "start_secure_native_multi",
     "transport_abi_version",
 ]
 

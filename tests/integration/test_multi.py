@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import socket
 import threading
@@ -60,10 +61,11 @@ def ask(place: tuple[str, int], path: str = "/") -> bytes:
 
 
 def check(server: NativeServer) -> None:
-    """Every address is served, in the order of the binds, each on a port of its own."""
+    """Every address is served, in the order of the binds."""
     found = places(server)
     assert [host for host, _ in found] == [bind.host for bind in BINDS]
-    assert len({port for _, port in found}) == len(BINDS)
+    # Two addresses may get the same port, one address never.
+    assert len(set(found)) == len(BINDS)
     for host, port in found:
         assert ask((host, port)) == f"{host}:{port}".encode()
         assert ask((host, port), "/constant") == b"constant"
@@ -71,10 +73,16 @@ def check(server: NativeServer) -> None:
     assert server.url == f"http://127.0.0.1:{server.port}"
 
 
+def refuses(place: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(place, timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def check_closed(found: list[tuple[str, int]]) -> None:
-    for place in found:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(place, timeout=10)
+    assert [place for place in found if not refuses(place)] == []
 
 
 ROUTES = {"/constant": NativeDirectResponse.text("constant")}
@@ -137,7 +145,9 @@ def test_stopping_ends_the_connections_of_every_listener() -> None:
             eventually, lambda: server.stats()["streams"] == len(wires), "a request on every one"
         )
         over = server.close()
-        check_closed(places(server))
+        # It has only begun to stop: the listeners close as soon as the native side gets to it.
+        for place in places(server):
+            await asyncio.to_thread(eventually, functools.partial(refuses, place), f"{place} shut")
         release.set()
         for wire in wires:
             # What is in flight is answered, wherever it came in, and the connection ends.

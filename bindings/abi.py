@@ -10,7 +10,7 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0x4EEE85040188BB5A
+ABI_HASH: Final = 0x2FE055E82306D021
 BATCH_ARENA: Final = 524288
 BATCH_RECORDS: Final = 512
 FLAG_END: Final = 1

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0x4eee85040188bb5a)
+#define SN_ABI_HASH UINT64_C(0x2fe055e82306d021)
 
 // Records one batch holds at most; a fuller queue is taken in several turns.
 #define SN_BATCH_RECORDS 512
@@ -601,7 +601,7 @@ sn_status sn_listen_options_default(struct sn_listen_options *out_options);
 // Pointers are null or live; each `sn_bytes` has its length; `options.descriptor` is -1 or open.
 sn_status sn_bind(const struct sn_runtime *runtime, const struct sn_listen_options *options, uint64_t *out_listener);
 
-// Copies a bound listener's `address` (text, as `127.0.0.1:8080`, `[::1]:8080` or the path of a Unix socket) into `buffer`,
+// Copies a bound listener's `address` (text, as `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`) into `buffer`,
 // cut to `capacity`.
 //
 // # Safety

@@ -6,19 +6,35 @@
 
 and ``serve_native_direct(handler, port=8080)`` serves HTTP/1.1 and HTTP/2 until it is stopped.
 
-The map: `direct` (one handler, one call), `http` (requests and responses), `websocket` and `detached` (what a
-request may become), `tls` (what is known of it), `headers`, `config` (options and limits), `errors`. Below them, private: `_sites`, `_tasks` and `_pool` (how handlers run),
-`_lifecycle` (signals), `_loops` (asyncio),
-`_dispatch` (the pump), `_streams` (bodies), `_outbox` (commands), `_ffi` (ctypes), `_library` (finding the
-native library), `_bindings` (generated). Importing this package loads no native library; the first server does.
+The map: `direct` (one handler, one call), `multi` (several addresses), `http` (requests and responses),
+`websocket` and `detached` (what a request may become), `tls` (what is known of it), `headers`,
+`config` (options and limits), `binds` (where a server listens), `errors`. Below them, private: `_serve` and
+`_server` (the engine), `_options` (keyword options), `_sites`, `_tasks` and `_pool` (how handlers run), `_lifecycle`
+(signals), `_loops` (asyncio), `_addresses` (words and names), `_dispatch` (the pump), `_streams` (bodies), `_outbox`
+(commands), `_ffi` (ctypes), `_library` (finding the native library), `_checks`, `_bindings` (generated). Importing this
+package loads no native library; the first server does.
 """
 
 from __future__ import annotations
 
 from ._loops import new_event_loop
-from .config import Limits
+from .binds import NativeServerBind
+from .config import (
+    Limits,
+    MultiServeOptions,
+    SecureMultiServeOptions,
+    SecureServeOptions,
+    ServeOptions,
+)
 from .detached import DetachedSocket, ThreadDetachedSocket
-from .direct import NativeDirectHandler, NativeServer, serve_native_direct, start_native_direct
+from .direct import (
+    NativeDirectHandler,
+    NativeServer,
+    serve_native_direct,
+    serve_secure_native_direct,
+    start_native_direct,
+    start_secure_native_direct,
+)
 from .errors import (
     CertificateError,
     ClientDisconnected,
@@ -29,6 +45,13 @@ from .errors import (
 )
 from .headers import Headers
 from .http import NativeDirectRequest, NativeDirectResponse
+from .multi import (
+    NativeMultiServer,
+    serve_native_multi,
+    serve_secure_native_multi,
+    start_native_multi,
+    start_secure_native_multi,
+)
 from .tls import TLSInfo
 from .websocket import ThreadWebSocket, WebSocket
 
@@ -40,10 +63,16 @@ __all__ = [
     "HandshakeError",
     "Headers",
     "Limits",
+    "MultiServeOptions",
     "NativeDirectHandler",
     "NativeDirectRequest",
     "NativeDirectResponse",
+    "NativeMultiServer",
     "NativeServer",
+    "NativeServerBind",
+    "SecureMultiServeOptions",
+    "SecureServeOptions",
+    "ServeOptions",
     "ServerNativeError",
     "TLSInfo",
     "ThreadDetachedSocket",
@@ -52,7 +81,13 @@ __all__ = [
     "WebSocketClosed",
     "new_event_loop",
     "serve_native_direct",
+    "serve_native_multi",
+    "serve_secure_native_direct",
+    "serve_secure_native_multi",
     "start_native_direct",
+    "start_native_multi",
+    "start_secure_native_direct",
+    "start_secure_native_multi",
     "transport_abi_version",
 ]
 

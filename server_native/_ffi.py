@@ -31,7 +31,8 @@ from ._bindings.abi import (
     Reason,
     Status,
 )
-from .config import ServerConfig
+from .binds import Place
+from .config import ServerConfig, TLSConfig
 from .errors import (
     ForkedError,
     LibraryMismatchError,
@@ -65,6 +66,8 @@ unpack_records = _record.iter_unpack
 _header = struct.Struct(abi.BATCH_HEADER_FORMAT)
 
 _OK = int(Status.OK)
+#: `clients` of sn_tls_options.
+_CLIENTS: dict[bool | str, int] = {False: 0, "optional": 1, "required": 2}
 _FIRST_FAULT = 10
 
 _lock = threading.Lock()
@@ -164,17 +167,51 @@ class Runtime:
         if self._handle is not None:
             self._short.sn_wake(self._handle)
 
-    def bind(self, address: str, config: ServerConfig) -> int:
-        """Binds a listener and answers its id; it accepts after :meth:`listen`."""
+    def tls(self, config: TLSConfig) -> int:
+        """Reads certificates and keys, and answers the number of the TLS configuration (never 0)."""
+        files = [
+            (config.certificate_path, config.key_path, config.certificate_password),
+            *((one.certificate_path, one.key_path, one.password) for one in config.certificates),
+        ]
+        identities = (abi.Identity * len(files))()
+        for identity, (certificate, key, password) in zip(identities, files, strict=True):
+            identity.certificate_path = _bytes(os.fsencode(certificate))
+            identity.key_path = _bytes(os.fsencode(key))
+            identity.password = _bytes((password or "").encode())
+        options = abi.TlsOptions()
+        options.identities = ctypes.addressof(identities)
+        options.identity_count = len(files)
+        options.clients = _CLIENTS[config.request_client_certificate]
+        options.client_ca_path = _bytes(os.fsencode(config.client_ca_path or ""))
+        tls = ctypes.c_uint64()
+        status = self._blocking.sn_tls_new(self._live(), ctypes.byref(options), ctypes.byref(tls))
+        _check(self._blocking, status)
+        return tls.value
+
+    def reload_tls(self, tls: int) -> None:
+        """Reads the files of a TLS configuration again; when that fails the old certificates stay. From any thread."""
+        _check(self._short, self._short.sn_tls_reload(self._live(), tls))
+
+    def bind(self, place: Place, config: ServerConfig, tls: int) -> int:
+        """Binds a listener and answers its id; it accepts after :meth:`listen`. ``tls`` 0: none."""
         options = abi.ListenOptions()
         _check(self._blocking, self._blocking.sn_listen_options_default(ctypes.byref(options)))
-        text = address.encode()
-        options.address = _bytes(text)
-        options.port = config.port
-        options.v6_only = config.v6_only
-        options.shared = config.shared
+        if place.fd is not None:
+            options.descriptor = place.fd
+        elif place.uds is not None:
+            options.path = _bytes(os.fsencode(place.uds))
+            if place.uds_mode is not None:
+                options.mode = place.uds_mode
+        else:
+            options.address = _bytes(place.address.encode())
+            options.scope = place.scope
+            options.port = place.port
+        options.v6_only = place.v6_only
+        options.shared = place.shared
+        options.backlog = place.backlog
         options.http2 = config.http2
-        options.backlog = config.backlog
+        options.http3 = config.http3
+        options.tls = tls
         for name, _ in abi.Limits._fields_:
             setattr(options.limits, name, getattr(config.limits, name))
         listener = ctypes.c_uint64()
@@ -182,14 +219,17 @@ class Runtime:
         _check(self._blocking, status)
         return listener.value
 
-    def address(self, listener: int) -> tuple[str, int]:
-        """Host and port of a bound listener that does not accept yet."""
-        buffer, length = ctypes.create_string_buffer(128), ctypes.c_size_t()
+    def address(self, listener: int) -> tuple[str, int | None]:
+        """Host and port of a bound listener that does not accept yet; path and ``None`` of a Unix socket."""
+        buffer, length = ctypes.create_string_buffer(512), ctypes.c_size_t()
         status = self._blocking.sn_listener_address(
             self._live(), listener, buffer, len(buffer), ctypes.byref(length)
         )
         _check(self._blocking, status)
-        host, _, port = buffer.raw[: length.value].decode().rpartition(":")
+        text = os.fsdecode(buffer.raw[: length.value])
+        if text.startswith("unix:"):
+            return text.removeprefix("unix:"), None
+        host, _, port = text.rpartition(":")
         return host.strip("[]"), int(port)
 
     def route(self, listener: int, path: str, status: int, fields: bytes, body: bytes) -> None:

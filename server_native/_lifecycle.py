@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import inspect
-import ipaddress
 import logging
 import os
 import signal
@@ -16,8 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 from typing import Any, TypeAlias
 
-from .config import ServerConfig
-from .errors import AddressNotAvailableError, ConfigurationError
+from .errors import ConfigurationError
 
 __all__ = [
     "ShutdownSignal",
@@ -25,7 +23,6 @@ __all__ = [
     "drain_wakeups",
     "follow",
     "follow_in_loop",
-    "resolve",
     "signals",
 ]
 
@@ -52,28 +49,15 @@ class StopNow(SystemExit):
         self.number = number
 
 
-def resolve(config: ServerConfig) -> str:
-    """The numeric address of ``config.host``; the first one the system names."""
-    host = config.host.strip("[]")
-    with contextlib.suppress(ValueError):
-        return str(ipaddress.ip_address(host))
-    try:
-        found = socket.getaddrinfo(
-            host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as error:
-        raise AddressNotAvailableError(
-            error.errno or 0,
-            f"host must be an address or a name that resolves, found {host!r}: {error}",
-        ) from error
-    # IPv4 first, as a name given to a listener has always meant.
-    found.sort(key=lambda entry: entry[0] != socket.AF_INET)
-    return str(found[0][4][0])
-
-
 @contextlib.contextmanager
-def signals(stop: Callable[[float | None], None], grace: float) -> Iterator[int | None]:
+def signals(
+    stop: Callable[[float | None], None],
+    grace: float,
+    reload: Callable[[], None] | None = None,
+) -> Iterator[int | None]:
     """SIGINT and SIGTERM stop the server: the first gracefully, a second at once (exit code 128 + number).
+
+    SIGHUP calls ``reload``; without one, and where there is no such signal, it keeps its meaning.
 
     Yields a descriptor that becomes readable when a signal has come, for whoever waits in native code. Off the
     main thread nothing is installed and ``None`` is yielded.
@@ -88,6 +72,8 @@ def signals(stop: Callable[[float | None], None], grace: float) -> Iterator[int 
     known = {
         number: signal.signal(number, state.handle) for number in (signal.SIGINT, signal.SIGTERM)
     }
+    if reload is not None and hasattr(signal, "SIGHUP"):
+        known[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda _number, _frame: reload())
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield reader.fileno()

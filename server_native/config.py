@@ -1,15 +1,121 @@
-"""Configuration as frozen values: parsed once, then trusted. A leaf: imports nothing of the package but errors."""
+"""Configuration as frozen values: parsed once, then trusted. Options of every ``serve_*`` are documented here, once.
+
+What a user writes is a ``TypedDict`` (``ServeOptions`` and its kin), what the package works with a frozen dataclass
+of the same names; `_options` shows the first in signatures, :meth:`ServerConfig.parse` makes the second of it.
+"""
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
+from . import _checks
+from .binds import Host, NativeServerBind
 from .errors import ConfigurationError
 
-__all__ = ["Limits", "ServerConfig"]
+if TYPE_CHECKING:
+    from .http import HandlerResult
+
+__all__ = [
+    "CertificateFiles",
+    "Limits",
+    "MultiServeOptions",
+    "PlaceOptions",
+    "SecureMultiServeOptions",
+    "SecureServeOptions",
+    "ServeOptions",
+    "ServerConfig",
+    "TLSConfig",
+    "TLSOptions",
+]
+
+FilePath: TypeAlias = "str | os.PathLike[str]"
+Routes: TypeAlias = "Mapping[str, HandlerResult]"
+#: Certificate, key and, where the key is encrypted, its password.
+CertificateTuple: TypeAlias = "tuple[FilePath, FilePath] | tuple[FilePath, FilePath, str | None]"
+
+
+class PlaceOptions(TypedDict, total=False):
+    """Where a server with one bind listens; the same as a :class:`~server_native.NativeServerBind`."""
+
+    #: An address or a name, as text or as an ``ipaddress`` object. ``localhost``: both loopbacks on one port;
+    #: ``any``: every address of the machine.
+    host: Host
+    #: The same as ``host``; only one of them may be given.
+    address: Host | None
+    #: 0 lets the system choose; the server's ``port`` tells which.
+    port: int
+    #: Connections the kernel keeps waiting.
+    backlog: int
+    #: An IPv6 address takes no IPv4 connections.
+    v6_only: bool
+    #: Other processes may share the port (SO_REUSEPORT).
+    shared: bool
+    #: Path of a Unix socket, in place of ``host`` and ``port``.
+    uds: FilePath | None
+    #: Permission bits of the Unix socket's file; ``None`` leaves them to the umask.
+    uds_mode: int | None
+    #: An inherited listening descriptor, in place of ``host`` and ``port``.
+    fd: int | None
+
+
+class MultiServeOptions(TypedDict, total=False):
+    """How a server runs, wherever it listens."""
+
+    #: HTTP/2, on the same port: with prior knowledge, or chosen by ALPN with TLS.
+    http2: bool
+    #: HTTP/3 on the same port number of UDP. Needs TLS; without it one line of the log says so.
+    http3: bool
+    #: 0 drives the sockets in the serving thread, N in N native ones; ``None`` chooses: 0, or 1 where Python threads
+    #: or a foreign event loop answer.
+    io_threads: int | None
+    #: Python threads that run plain handlers. 0: they run where events arrive when the whole request is here, and on a
+    #: pool otherwise. Asynchronous handlers are tasks of the loop whatever this says.
+    threads: int
+    #: Seconds after which an asynchronous handler is cancelled and 503 sent; ``None``: never.
+    handler_timeout: float | None
+    #: Seconds requests in flight get at a stop.
+    grace: float
+    #: See :class:`~server_native.Limits`.
+    limits: Limits | None
+    #: Constant responses by path, answered natively without Python.
+    routes: Routes | None
+    #: Print ``Server listening on <url>`` for every address once it accepts.
+    echo: bool
+
+
+class _TLSFiles(TypedDict):
+    #: PEM file of the certificate and those that lead from it to its authority.
+    certificate_path: FilePath
+    #: PEM file of its key: PKCS#8, PKCS#1 or SEC1.
+    key_path: FilePath
+
+
+class TLSOptions(_TLSFiles, total=False):
+    """Certificates of a secure server. ``server.reload_certificates()`` and SIGHUP read the files again."""
+
+    #: For an encrypted PKCS#8 key.
+    certificate_password: str | None
+    #: ``"optional"`` (or ``True``) asks clients for a certificate, ``"required"`` refuses those without one.
+    request_client_certificate: bool | Literal["optional", "required"]
+    #: PEM file of the authorities that sign clients' certificates; ``None``: the system's.
+    client_ca_path: FilePath | None
+    #: Further certificates, for clients that ask for one of their names (SNI).
+    certificates: Sequence[CertificateTuple]
+
+
+class ServeOptions(PlaceOptions, MultiServeOptions, total=False):
+    """Options of a server with one bind."""
+
+
+class SecureServeOptions(PlaceOptions, TLSOptions, MultiServeOptions, total=False):
+    """Options of a server with one bind and TLS."""
+
+
+class SecureMultiServeOptions(TLSOptions, MultiServeOptions, total=False):
+    """Options of a server with a list of binds and TLS."""
 
 
 #: Limits of 64 bits; the others have 32.
@@ -93,77 +199,157 @@ class Limits:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            value = getattr(self, entry.name)
             ceiling = 2**63 - 1 if entry.name in _LONG else 2**32 - 1
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= ceiling:
-                raise ConfigurationError(
-                    f"limit {entry.name} must be an integer from 0 to {ceiling}, found {value!r}"
-                )
+            _checks.integer(f"limit {entry.name}", getattr(self, entry.name), 0, ceiling)
+
+
+@dataclass(frozen=True)
+class CertificateFiles:
+    """Where one certificate and its key are read from."""
+
+    certificate_path: str
+    key_path: str
+    password: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("certificate_path", "key_path"):
+            object.__setattr__(self, name, _checks.path(name, getattr(self, name)))
+        _check_password("the password of a key", self.password)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TLSConfig:
+    """How one server speaks TLS: :class:`TLSOptions`, in one form each. The files are read when the server starts."""
+
+    certificate_path: str
+    key_path: str
+    certificate_password: str | None = field(default=None, repr=False)
+    request_client_certificate: Literal[False, "optional", "required"] = False
+    client_ca_path: str | None = None
+    certificates: tuple[CertificateFiles, ...] = ()
+
+    def __post_init__(self) -> None:
+        missing = [name for name in ("certificate_path", "key_path") if getattr(self, name) is None]
+        if missing:
+            raise ConfigurationError(
+                "a secure server needs certificate_path and key_path (PEM files), found no "
+                + " and no ".join(missing)
+            )
+        for name in ("certificate_path", "key_path", "client_ca_path"):
+            if getattr(self, name) is not None:
+                self._set(name, _checks.path(name, getattr(self, name)))
+        _check_password("certificate_password", self.certificate_password)
+        asked: object = self.request_client_certificate
+        # By identity: 1 and 0 are no answers to a question about certificates.
+        if asked is not True and asked is not False and asked not in ("optional", "required"):
+            raise ConfigurationError(
+                f"request_client_certificate must be False, 'optional' or 'required', found {asked!r}"
+            )
+        if asked is True:
+            self._set("request_client_certificate", "optional")
+        if asked is False and self.client_ca_path is not None:
+            raise ConfigurationError(
+                "client_ca_path needs request_client_certificate='optional' or 'required', found it with False"
+            )
+        self._set("certificates", _certificates(self.certificates))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """How one server listens, drives its sockets and stops."""
+    """How one server listens, drives its sockets and stops. The fields are described in the options above."""
 
-    host: str = "127.0.0.1"
-    port: int = 0
-    backlog: int = 1024
-    v6_only: bool = False
-    shared: bool = False
+    binds: tuple[NativeServerBind, ...] = (NativeServerBind(),)
     http2: bool = True
-    #: 0: the serving thread drives; N: N native threads do. ``None`` chooses: 0, or 1 where Python threads or a
-    #: foreign event loop answer.
+    http3: bool = True
     io_threads: int | None = None
-    #: Python threads that run handlers. 0: sync handlers run where events arrive, async ones on the loop.
     threads: int = 0
-    #: Seconds an asynchronous handler may take before the client gets 503. ``None``: for ever.
     handler_timeout: float | None = None
-    #: Seconds in-flight requests get at a stop.
     grace: float = 10.0
     limits: Limits = field(default_factory=Limits)
     routes: Mapping[str, Any] = field(default_factory=dict)
+    echo: bool = False
+    #: ``None``: no TLS.
+    tls: TLSConfig | None = None
 
     def __post_init__(self) -> None:
-        _check_integer("port", self.port, 0, 65_535)
-        _check_integer("backlog", self.backlog, 1, 2**31 - 1)
-        _check_integer("threads", self.threads, 0, 1024)
+        if not (
+            isinstance(self.binds, tuple)
+            and self.binds
+            and all(isinstance(bind, NativeServerBind) for bind in self.binds)
+        ):
+            raise ConfigurationError(
+                f"binds must be a list of at least one NativeServerBind, found {self.binds!r}"
+            )
+        _checks.integer("threads", self.threads, 0, 1024)
         if self.io_threads is not None:
-            _check_integer("io_threads", self.io_threads, 0, 64)
-        for name, seconds in (("grace", self.grace), ("handler_timeout", self.handler_timeout)):
-            if seconds is None and name == "handler_timeout":
-                continue
-            number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-            if not number or not 0 <= (seconds or 0) <= 4_000_000:
-                raise ConfigurationError(
-                    f"{name} must be seconds from 0 to 4000000, found {seconds!r}"
-                )
-        if not isinstance(self.host, str) or not self.host:
-            raise ConfigurationError(f"host must be an address or a name, found {self.host!r}")
+            _checks.integer("io_threads", self.io_threads, 0, 64)
+        _checks.seconds("grace", self.grace)
+        if self.handler_timeout is not None:
+            _checks.seconds("handler_timeout", self.handler_timeout)
         if not isinstance(self.limits, Limits):
             raise ConfigurationError(f"limits must be server_native.Limits, found {self.limits!r}")
         if not isinstance(self.routes, Mapping):
             raise ConfigurationError(
                 f"routes must be a mapping of paths to responses, found {self.routes!r}"
             )
-        for name in ("v6_only", "shared", "http2"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigurationError(
-                    f"{name} must be True or False, found {getattr(self, name)!r}"
-                )
+        for name in ("http2", "http3", "echo"):
+            _checks.boolean(name, getattr(self, name))
 
     @classmethod
     def parse(cls, **options: Any) -> ServerConfig:
-        """Builds a configuration from keyword options; ``host`` may also be an ``ipaddress`` object."""
-        host = options.get("host")
-        if isinstance(host, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
-            options["host"] = str(host)
-        if options.get("limits") is None:
-            options.pop("limits", None)
-        if options.get("routes") is None:
-            options.pop("routes", None)
+        """Builds a configuration from keyword options.
+
+        Those of :class:`PlaceOptions` make its one bind, unless ``binds`` are given; those of :class:`TLSOptions` turn
+        TLS on. ``None`` for ``limits`` or ``routes`` is their default.
+        """
+        for name in ("limits", "routes"):
+            if options.get(name) is None:
+                options.pop(name, None)
+        place = _take(options, PlaceOptions)
+        if place:
+            options["binds"] = (_bind(place),)
+        elif isinstance(options.get("binds"), Iterable):
+            options["binds"] = tuple(options["binds"])
+        tls = _take(options, TLSOptions)
+        if tls:
+            options["tls"] = TLSConfig(**tls)
         return cls(**options)
 
 
-def _check_integer(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigurationError(f"{name} must be an integer from {low} to {high}, found {value!r}")
+def _take(options: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    return {name: options.pop(name) for name in kind.__annotations__ if name in options}
+
+
+def _bind(place: dict[str, Any]) -> NativeServerBind:
+    address = place.pop("address", None)
+    if address is not None:
+        if "host" in place:
+            raise ConfigurationError(
+                f"host and address are two names of one option, found host={place['host']!r} and address={address!r}"
+            )
+        place["host"] = address
+    return NativeServerBind(**place)
+
+
+def _certificates(given: object) -> tuple[CertificateFiles, ...]:
+    found = []
+    for item in given if isinstance(given, (list, tuple)) else (given,):
+        if isinstance(item, CertificateFiles):
+            found.append(item)
+        elif isinstance(item, (list, tuple)) and len(item) in (2, 3):
+            found.append(CertificateFiles(*item))
+        else:
+            # Not the value: it may hold a password.
+            raise ConfigurationError(
+                "certificates must be a list of (certificate_path, key_path) or "
+                f"(certificate_path, key_path, password), found {type(item).__name__} in it"
+            )
+    return tuple(found)
+
+
+def _check_password(name: str, password: object) -> None:
+    if password is not None and not isinstance(password, str):
+        raise ConfigurationError(f"{name} must be text, found {type(password).__name__}")

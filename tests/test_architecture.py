@@ -126,15 +126,18 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for layer in (
         "__main__ cli",
         "__init__",
-        "asgi wsgi direct server http_server workers tcp",
-        "_tasks",
+        "asgi wsgi direct callback multi server http_server workers tcp",
+        "_serve",
+        "_server _tasks",
         "_sites",
         "http websocket detached _lifecycle _loops",
         "_dispatch _streams _messages _handshake _pool",
         "_outbox",
-        "_ffi",
+        "_ffi _addresses _options",
         "_library _bindings",
         "config headers tls",
+        "binds",
+        "_checks",
         "errors",
     )
 )

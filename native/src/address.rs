@@ -45,7 +45,7 @@ impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Ip(address) => address.fmt(formatter),
-            Address::Unix(path) => path.as_deref().unwrap_or("a Unix socket".as_ref()).display().fmt(formatter),
+            Address::Unix(path) => write!(formatter, "unix:{}", path.as_deref().unwrap_or("".as_ref()).display()),
         }
     }
 }

@@ -160,6 +160,12 @@ impl Connections {
         *self.date.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
+    /// The current date alone, as IMF-fixdate.
+    pub fn imf_date(&self) -> [u8; DATE_LENGTH - 8] {
+        let line = self.date();
+        std::array::from_fn(|index| line[index + 6])
+    }
+
     /// Asks every connection, present and future, to drain or to end.
     pub fn set_phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from server_native import NativeDirectResponse
 from server_native._bindings import abi
 from server_native._ffi import Runtime, pack_record
+from server_native.binds import Place
 from server_native.config import ServerConfig
 from server_native.errors import ConfigurationError, RuntimeBusyError, StoppingError
 from tests.faults.harness import PATIENCE, Wire, eventually, serving
@@ -277,13 +278,13 @@ def test_a_freed_runtime_answers_that_it_has_stopped(io_threads: int) -> None:
     runtime.free()
     runtime.free()
     runtime.wake()
-    config = ServerConfig.parse(host="127.0.0.1", port=0)
+    config = ServerConfig()
     for use in (
         lambda: runtime.next(0.0),
         lambda: runtime.submit(b"", 0, b"", 0),
         runtime.stats,
         lambda: runtime.stop(0.0),
-        lambda: runtime.bind("127.0.0.1", config),
+        lambda: runtime.bind(Place(address="127.0.0.1"), config, 0),
         lambda: runtime.listen(1),
         lambda: runtime.close(1),
         lambda: runtime.address(1),

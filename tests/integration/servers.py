@@ -111,7 +111,8 @@ class Running:
 
     @property
     def address(self) -> tuple[str, int]:
-        return self.server.addresses[0]
+        host, _ = self.server.addresses[0]
+        return host, self.server.port
 
     @property
     def url(self) -> str:

@@ -40,7 +40,7 @@ def test_early_hints_come_before_the_handler_has_answered(threads: int) -> None:
     serving.start()
     assert ready.wait(10)
     try:
-        with socket.create_connection(servers[0].addresses[0], timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", servers[0].port), timeout=10) as client:
             client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
             reader = client.makefile("rb")
             assert reader.readline() == b"HTTP/1.1 103 Early Hints\r\n"

@@ -12,6 +12,8 @@ from server_native._bindings.abi import Command, Event, Status
 from server_native._dispatch import Peer
 from server_native._ffi import Runtime, pack_record, unpack_records
 from server_native._outbox import Outbox
+from server_native.binds import Place
+from server_native.config import ServerConfig, TLSConfig
 
 __all__ = ["FakeRuntime", "Listening", "Said", "batch", "event", "outbox", "peer"]
 
@@ -42,6 +44,11 @@ class FakeRuntime:
     records: bytes = b""
     arena: bytes = b""
     watched: bool = False
+    #: What each bind raises, in order; ``None``, and the end of them, lets it be.
+    refusals: deque[Exception | None] = field(default_factory=deque)
+    #: What a reload of certificates raises.
+    unreadable: Exception | None = None
+    places: list[Place] = field(default_factory=list)
     _signal: int = -1
     _armed: bool = False
 
@@ -86,6 +93,37 @@ class FakeRuntime:
             self._armed = False
             os.write(self._signal, (1).to_bytes(8, "little"))
 
+    def tls(self, config: TLSConfig) -> int:
+        self.calls.append(("tls", config))
+        return 7
+
+    def reload_tls(self, tls: int) -> None:
+        self.calls.append(("reload_tls", tls))
+        if self.unreadable is not None:
+            raise self.unreadable
+
+    def bind(self, place: Place, config: ServerConfig, tls: int) -> int:
+        """Answers 1, 2, ...; the system's choice for the n-th of them is port 50000 + n."""
+        self.calls.append(("bind", (place, tls)))
+        self.places.append(place)
+        refusal = self.refusals.popleft() if self.refusals else None
+        if refusal is not None:
+            raise refusal
+        return len(self.places)
+
+    def address(self, listener: int) -> tuple[str, int | None]:
+        place = self.places[listener - 1]
+        return (place.uds, None) if place.uds else (place.address, place.port or 50_000 + listener)
+
+    def route(self, listener: int, path: str, status: int, fields: bytes, body: bytes) -> None:
+        self.calls.append(("route", (listener, path, status, body)))
+
+    def listen(self, listener: int) -> None:
+        self.calls.append(("listen", listener))
+
+    def close(self, listener: int) -> None:
+        self.calls.append(("close", listener))
+
     def stop(self, grace: float) -> None:
         self.calls.append(("stop", grace))
 
@@ -117,6 +155,9 @@ class Listening:
 
     def on_drain(self) -> None:
         self.heard.append(("drain",))
+
+    def on_pong(self, data: bytes) -> None:
+        self.heard.append(("pong", data))
 
 
 def event(

@@ -13,7 +13,7 @@ opened = []
 sys.addaudithook(lambda name, arguments: opened.append(arguments[0]) if name == "ctypes.dlopen" else None)
 import server_native
 assert not [path for path in opened if path and "server_native" in str(path)], opened
-for name in ("requests", "platformdirs", "http.client", "urllib.request", "pycparser"):
+for name in ("requests", "platformdirs", "http.client", "urllib.request", "pycparser", "typing_extensions"):
     assert name not in sys.modules, name
 from server_native import _ffi
 assert _ffi._libraries is None

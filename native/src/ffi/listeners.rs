@@ -197,7 +197,7 @@ pub unsafe extern "C" fn sn_bind(
     })
 }
 
-/// Copies a bound listener's `address` (text, as `127.0.0.1:8080`, `[::1]:8080` or the path of a Unix socket) into `buffer`,
+/// Copies a bound listener's `address` (text, as `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`) into `buffer`,
 /// cut to `capacity`.
 ///
 /// # Safety

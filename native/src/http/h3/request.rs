@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use h3::error::{Code, StreamError};
 use h3::server::{RequestResolver, RequestStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, Response, StatusCode, request};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, Entry, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
 
 use super::transport::{self, Receiver, Sender, Side};
 use crate::exchange::{Inlet, Opening, Order, Stream};
@@ -88,6 +88,7 @@ struct Reply {
     stream: RequestStream<Sender, Bytes>,
     side: Side,
     stall: Duration,
+    date: [u8; 29],
     done: bool,
 }
 
@@ -121,7 +122,14 @@ impl Reply {
         }
     }
 
-    async fn head(&mut self, status: StatusCode, fields: HeaderMap) -> Result<(), Broken> {
+    async fn head(&mut self, status: StatusCode, mut fields: HeaderMap) -> Result<(), Broken> {
+        if !status.is_informational()
+            && let Entry::Vacant(entry) = fields.entry(DATE)
+            && let Ok(date) = HeaderValue::from_bytes(&self.date)
+        {
+            // A server with a clock says when (RFC 9110 section 6.6.1).
+            entry.insert(date);
+        }
         let mut response = Response::new(());
         *response.status_mut() = status;
         *response.headers_mut() = fields;
@@ -182,7 +190,7 @@ pub(super) async fn answer(resolver: RequestResolver<transport::Connection, Byte
     let (parts, ()) = request.into_parts();
     let (sender, mut incoming) = stream.split();
     let stall = Duration::from_millis(shared.limits().write_stall_ms.into());
-    let mut reply = Reply { stream: sender, side, stall, done: false };
+    let mut reply = Reply { stream: sender, side, stall, date: member.connections().imf_date(), done: false };
     if is_malformed(&parts) {
         incoming.stop_sending(Code::H3_MESSAGE_ERROR);
         return reply.reset(Code::H3_MESSAGE_ERROR);

@@ -16,12 +16,7 @@ from typing import Any
 import uvloop
 
 import server_native
-from server_native import (
-    NativeDirectRequest,
-    NativeServer,
-    serve_native_direct,
-    start_native_direct,
-)
+from server_native import NativeDirectRequest, NativeServer
 from tests.integration.clients import eventually
 
 __all__ = ["MODES", "Mode", "Running", "Serve"]
@@ -78,6 +73,13 @@ _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "native": server_native.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
+
+
+def _entry(verb: str, options: dict[str, Any]) -> Callable[..., Any]:
+    """The function of the product that serves with these options: certificates make it the secure one."""
+    secure = "secure_" if options.keys() & {"certificate_path", "certificates"} else ""
+    entry: Callable[..., Any] = getattr(server_native, f"{verb}_{secure}native_direct")
+    return entry
 
 
 class Running:
@@ -146,7 +148,7 @@ class Running:
         self._ready.set()
 
     def _block(self, handler: Any, options: dict[str, Any]) -> None:
-        serve_native_direct(handler, on_ready=self._announce, **options)
+        _entry("serve", options)(handler, on_ready=self._announce, **options)
 
     def _embed(
         self,
@@ -156,7 +158,7 @@ class Running:
     ) -> None:
         async def main() -> None:
             self._leave = asyncio.Event()
-            async with start_native_direct(handler, **options) as server:
+            async with _entry("start", options)(handler, **options) as server:
                 self._announce(server)
                 await self._leave.wait()
 

@@ -74,7 +74,7 @@ clean: ## Remove what was built
 # --- what the targets stand on -----------------------------------------------------------------------------------------
 
 tools-for-test:
-	tools/need.sh curl=curl gcc=gcc nm=binutils '?g++=g++' '?valgrind=valgrind'
+	tools/need.sh curl=curl gcc=gcc nm=binutils openssl=openssl '?g++=g++' '?valgrind=valgrind'
 
 c-compiler:
 	@tools/need.sh cc=gcc

@@ -6,6 +6,7 @@ import datetime
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trustme
 from cryptography import x509
@@ -25,7 +26,7 @@ class Identity:
     key_path: Path
 
     @property
-    def options(self) -> dict[str, Path]:
+    def options(self) -> dict[str, Any]:
         """As options of ``serve_secure_native_direct``."""
         return {"certificate_path": self.certificate_path, "key_path": self.key_path}
 
@@ -54,6 +55,11 @@ class Authority:
         self.path = folder / "authority.pem"
         self._ca.cert_pem.write_to_path(str(self.path))
 
+    @property
+    def der(self) -> bytes:
+        """The authority's own certificate, as peers see it."""
+        return ssl.PEM_cert_to_DER_cert(self.path.read_text())
+
     def issue(self, *names: str, expires: datetime.datetime | None = None) -> Identity:
         """A new identity for these names; for this machine's own without any."""
         return self._write(self._ca.issue_cert(*(names or NAMES), not_after=expires))
@@ -80,9 +86,17 @@ class Authority:
         path.write_bytes(pem)
         return Identity(identity.certificate_path, path)
 
-    def context(self) -> ssl.SSLContext:
-        """A client that trusts this authority."""
-        return ssl.create_default_context(cafile=str(self.path))
+    def context(self, *protocols: str, identity: Identity | None = None) -> ssl.SSLContext:
+        """A client that trusts this authority, offers these protocols (ALPN), and may show a certificate.
+
+        OpenSSL completes a chain of one certificate with the authority itself, which it finds among those it trusts.
+        """
+        context = ssl.create_default_context(cafile=str(self.path))
+        if protocols:
+            context.set_alpn_protocols(protocols)
+        if identity is not None:
+            context.load_cert_chain(identity.certificate_path, identity.key_path)
+        return context
 
     def _write(self, leaf: trustme.LeafCert) -> Identity:
         self._count += 1

@@ -61,7 +61,8 @@ class H3Answer:
     """What has come on one request stream."""
 
     headers: list[Field] = field(default_factory=list)
-    body: bytearray = field(default_factory=bytearray)
+    #: The body so far; `body` is a copy.
+    received: bytearray = field(default_factory=bytearray)
     trailers: list[Field] = field(default_factory=list)
     #: Heads of 1xx responses before the real one.
     interim: list[list[Field]] = field(default_factory=list)
@@ -74,6 +75,10 @@ class H3Answer:
     @property
     def status(self) -> int:
         return int(dict(self.headers)[":status"])
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self.received)
 
     def header(self, name: str) -> str | None:
         return dict(self.headers).get(name)
@@ -136,6 +141,7 @@ class H3(QuicConnectionProtocol):
         trust: Path,
         server_name: str = "localhost",
         window: int = 1024 * 1024,
+        stream_window: int | None = None,
         settings: dict[int, int] | None = None,
         ticket: SessionTicket | None = None,
         tickets: Callable[[SessionTicket], None] | None = None,
@@ -143,8 +149,8 @@ class H3(QuicConnectionProtocol):
         """Connects, and closes at the end of the block.
 
         ``trust`` is the file of the authority to believe, ``window`` the bytes of flow control that connection and
-        streams begin with. ``settings`` go into SETTINGS. ``ticket`` is tried for resumption, new ones go to
-        ``tickets``.
+        streams begin with, ``stream_window`` a different one for streams. ``settings`` go into SETTINGS. ``ticket`` is
+        tried for resumption, new ones go to ``tickets``.
         Raises ``ConnectionError`` with the reason when there is no handshake.
         """
         configuration = QuicConfiguration(
@@ -152,7 +158,7 @@ class H3(QuicConnectionProtocol):
             alpn_protocols=["h3"],
             server_name=server_name,
             max_data=window,
-            max_stream_data=window,
+            max_stream_data=window if stream_window is None else stream_window,
             session_ticket=ticket,
         )
         configuration.load_verify_locations(str(trust))
@@ -174,7 +180,7 @@ class H3(QuicConnectionProtocol):
                 client._timer.cancel()
             client._socket.close()
 
-    # --- requests ----------------------------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------------------------
 
     def begin(
         self,
@@ -263,7 +269,7 @@ class H3(QuicConnectionProtocol):
         """Bytes of a request, frames included, that the server's windows have let through."""
         return self.quic._streams[stream].sender.highest_offset
 
-    # --- the connection ----------------------------------------------------------------------------------------------
+    # --- the connection ---------------------------------------------------------------------------------------------
 
     async def wait(self, condition: Callable[[], bool]) -> None:
         """Waits until something heard makes this true; raises ``ConnectionError`` when the connection ends before."""
@@ -335,7 +341,7 @@ class H3(QuicConnectionProtocol):
     def _hear(self, heard: HeadersReceived | DataReceived) -> None:
         answer = self.known(heard.stream_id)
         if isinstance(heard, DataReceived):
-            answer.body += heard.data
+            answer.received += heard.data
         else:
             fields = [
                 (name.decode("latin-1"), value.decode("latin-1")) for name, value in heard.headers

@@ -7,6 +7,7 @@ plain function of request and body; :meth:`Mode.adapt` makes of it what the mode
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -126,7 +127,9 @@ class Running:
         """Begins to stop, as a thread of the application may."""
         self.server.close(grace=grace)
         if self._loop is not None and self._leave is not None:
-            self._loop.call_soon_threadsafe(self._leave.set)
+            # It may be over, and the loop closed.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._leave.set)
 
     def join(self) -> None:
         """Waits for the end; what ended the thread is raised here."""

@@ -123,7 +123,7 @@ def test_another_port_in_the_middle_of_a_download(
     async def conversation(client: H3) -> None:
         client.stall()
         stream = client.begin(f"/large/{size}")
-        await client.wait(lambda: len(client.known(stream).body) > 500_000)
+        await client.wait(lambda: len(client.known(stream).received) > 500_000)
         old = client.port
         assert peer.connections[0].client_port == old
         await client.rebind(new_connection_id=new_connection_id)
@@ -141,11 +141,11 @@ def test_a_stall_lets_nothing_through(talk: Callable[..., None], peer: Reference
     async def conversation(client: H3) -> None:
         client.stall()
         stream = client.begin(f"/large/{size}")
-        await client.wait(lambda: len(client.known(stream).body) > 60_000)
+        await client.wait(lambda: len(client.known(stream).received) > 60_000)
         await asyncio.wait_for(client.ping(), 5)
         assert peer.connections[0].sent(stream) <= 65_536
         client.resume()
-        await client.wait(lambda: len(client.known(stream).body) > 1_000_000)
+        await client.wait(lambda: len(client.known(stream).received) > 1_000_000)
 
     talk(conversation, window=65_536)
 

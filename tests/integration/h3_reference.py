@@ -104,6 +104,9 @@ class _Connection(QuicConnectionProtocol):
         fields = [(b":status", b"200"), (b"server", b"reference")]
         if name == "hints":
             http.send_headers(stream, [(b":status", b"103"), (b"link", b"</a.css>")])
+        if head[":method"] == "HEAD":
+            http.send_headers(stream, [*fields, (b"content-length", b"5")], True)
+            return
         http.send_headers(stream, fields)
         if name == "reset":
             http.send_data(stream, b"some", False)

@@ -56,6 +56,15 @@ def test_a_request_and_its_answer(talk: Callable[..., None], peer: Reference) ->
     talk(conversation)
 
 
+def test_head(talk: Callable[..., None]) -> None:
+    async def conversation(client: H3) -> None:
+        answer = await client.request(method="HEAD")
+        assert (answer.status, answer.header("content-length"), answer.body) == (200, "5", b"")
+        assert (await client.request()).status == 200
+
+    talk(conversation)
+
+
 def test_a_body_in_pieces_and_trailers_both_ways(talk: Callable[..., None]) -> None:
     async def conversation(client: H3) -> None:
         stream = client.begin("/echo", method="POST", end=False)

@@ -37,28 +37,36 @@ COMPRESSION = ("12.", "13.")
 Outcome = tuple[str, str]
 FINE: Outcome = ("OK", "OK")
 
-#: Whoever serves decides nothing here: who closes TCP first, and what follows a close that came as an error.
-INFORMATIONAL: dict[str, Outcome] = dict.fromkeys(
-    ("7.1.6", "7.13.1", "7.13.2"), ("INFORMATIONAL", "INFORMATIONAL")
+LAX: Outcome = ("NON-STRICT", "OK")
+
+#: The outcomes that a case may have; more than one needs a reason that lies outside of the server.
+Table = dict[str, tuple[Outcome, ...]]
+
+#: These tell what happens and judge nothing: who closes TCP first, what follows a close that came as an error.
+INFORMATIONAL: Table = dict.fromkeys(
+    ("7.1.6", "7.13.1", "7.13.2"), (("INFORMATIONAL", "INFORMATIONAL"),)
 )
 
 #: What the reference does not do as strictly as could be, or in its own way.
-REFERENCE: dict[str, Outcome] = {
+REFERENCE: Table = {
     **INFORMATIONAL,
-    # A message that was whole before the error came is not echoed any more.
+    # A whole message, then an error: it echoes the message only when that came in an earlier read.
     **dict.fromkeys(
-        ("3.2", "3.3", "4.1.3", "4.1.4", "4.2.3", "4.2.4", "5.15"), ("NON-STRICT", "OK")
+        ("3.2", "3.3", "3.4", "4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", "4.2.5", "5.15"),
+        (LAX, FINE),
     ),
     # Bad UTF-8 is found at the end of the message, not at the bad byte.
-    **dict.fromkeys(("6.4.1", "6.4.2", "6.4.3", "6.4.4"), ("NON-STRICT", "OK")),
+    **dict.fromkeys(("6.4.1", "6.4.2", "6.4.3", "6.4.4"), (LAX,)),
     # A close in the middle of a fragmented message is answered with 1002 instead of its own code.
-    "7.1.5": ("FAILED", "WRONG CODE"),
+    "7.1.5": (("FAILED", "WRONG CODE"),),
     # More fragments than it takes for one message: 4 MiB in pieces of 64 B (65,536) to 1 KiB (4,096), text and binary.
-    **dict.fromkeys(("9.3.1", "9.3.2", "9.3.3", "9.4.1", "9.4.2", "9.4.3"), ("FAILED", "FAILED")),
+    **dict.fromkeys(
+        ("9.3.1", "9.3.2", "9.3.3", "9.4.1", "9.4.2", "9.4.3"), (("FAILED", "FAILED"),)
+    ),
 }
 
 #: The same of ours. No FAILED may ever stand here.
-OURS: dict[str, Outcome] = dict(INFORMATIONAL)
+OURS: Table = dict(INFORMATIONAL)
 
 MODES = (
     Mode("task-in-our-loop", asynchronous=True, host="native"),
@@ -87,7 +95,7 @@ def fuzz(url: str, folder: Path) -> dict[str, Outcome]:
     return {case: (entry["behavior"], entry["behaviorClose"]) for case, entry in found.items()}
 
 
-def judge(outcomes: dict[str, Outcome], expected: dict[str, Outcome]) -> None:
+def judge(outcomes: dict[str, Outcome], expected: Table) -> None:
     """Prints what is not ``OK``, and holds it against the table."""
     compression = {case: outcomes[case] for case in outcomes if case.startswith(COMPRESSION)}
     frames = {case: outcome for case, outcome in outcomes.items() if case not in compression}
@@ -98,9 +106,9 @@ def judge(outcomes: dict[str, Outcome], expected: dict[str, Outcome]) -> None:
         print(f"{case:8} {behaviour:14} close {close}")
     assert set(compression.values()) == {("UNIMPLEMENTED", "OK")}
     differing = {
-        case: (outcomes[case], expected.get(case, FINE))
-        for case in frames
-        if outcomes[case] != expected.get(case, FINE)
+        case: (outcome, expected.get(case, (FINE,)))
+        for case, outcome in frames.items()
+        if outcome not in expected.get(case, (FINE,))
     }
     assert differing == {}, "found, expected"
 
@@ -189,5 +197,5 @@ def test_no_case_fails(
     running = serve.embedded(echo, mode.host, **mode.options, **secure)
     scheme = "wss" if secure else "ws"
     outcomes = fuzz(f"{scheme}://127.0.0.1:{running.server.port}", tmp_path)
-    assert not [case for case, outcome in OURS.items() if "FAILED" in outcome]
+    assert not [case for case, allowed in OURS.items() if "FAILED" in str(allowed)]
     judge(outcomes, OURS)

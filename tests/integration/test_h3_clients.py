@@ -13,7 +13,7 @@ from aioquic.tls import SessionTicket
 
 from tests.integration.certificates import Authority, Identity
 from tests.integration.clients import eventually
-from tests.integration.h3_clients import H3, ErrorCode, FrameType, curl
+from tests.integration.h3_clients import H3, ErrorCode, FrameType, curl, needs_interim
 from tests.integration.h3_reference import Reference, reference
 
 Talk = Callable[[H3], Awaitable[None]]
@@ -82,6 +82,7 @@ def test_a_body_in_pieces_and_trailers_both_ways(talk: Callable[..., None]) -> N
     talk(conversation)
 
 
+@needs_interim
 def test_an_interim_response(talk: Callable[..., None]) -> None:
     async def conversation(client: H3) -> None:
         answer = await client.request("/hints")

@@ -16,7 +16,15 @@ import server_native
 from server_native import Limits, NativeDirectRequest, NativeDirectResponse
 from tests.integration.certificates import Authority, Identity
 from tests.integration.clients import H2, Wire, eventually
-from tests.integration.h3_clients import H3, ErrorCode, Field, H3Answer, Setting, curl
+from tests.integration.h3_clients import (
+    H3,
+    ErrorCode,
+    Field,
+    H3Answer,
+    Setting,
+    curl,
+    needs_interim,
+)
 from tests.integration.servers import PATIENCE, Mode, Running, Serve
 from tests.integration.test_backpressure import BOUND, GROWTH, resident, settles
 
@@ -178,6 +186,7 @@ def test_trailers_both_ways(talk: Talk) -> None:
     talk(talk.serve(handler), conversation)
 
 
+@needs_interim
 def test_an_interim_response(talk: Talk) -> None:
     def handler(request: NativeDirectRequest) -> str:
         request.inform(103, {"link": "</a.css>; rel=preload"})

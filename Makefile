@@ -59,6 +59,7 @@ format: $(VENV)/.dev rust-components ## Format both languages
 
 conformance: $(VENV)/.dev $(LIBRARY) ## Foreign suites and fault campaigns
 	tools/need.sh curl=curl h2load=nghttp2-client
+	tools/conformance_tools.sh $(BIN)/python
 	$(BIN)/python -m pytest -m conformance
 
 bench: $(LIBRARY) ## Ours against peers (benchmarks/README.md)
@@ -73,7 +74,7 @@ clean: ## Remove what was built
 # --- what the targets stand on -----------------------------------------------------------------------------------------
 
 tools-for-test:
-	tools/need.sh curl=curl gcc=gcc nm=binutils '?g++=g++' '?valgrind=valgrind'
+	tools/need.sh curl=curl gcc=gcc nm=binutils openssl=openssl '?g++=g++' '?valgrind=valgrind'
 
 c-compiler:
 	@tools/need.sh cc=gcc

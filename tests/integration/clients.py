@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h2.config
 import h2.connection
@@ -48,8 +49,17 @@ class Answer(NamedTuple):
         return values[0] if values else None
 
 
+def secure(plain: socket.socket, tls: ssl.SSLContext, **options: Any) -> ssl.SSLSocket:
+    """A handshake; from then on an end without close_notify is an error, as data may have been cut off."""
+    try:
+        return tls.wrap_socket(plain, suppress_ragged_eofs=False, **options)
+    except BaseException:
+        plain.close()
+        raise
+
+
 class Wire:
-    """An HTTP/1 connection: sends what it is told, reads answers strictly."""
+    """An HTTP/1 connection: sends what it is told, reads answers strictly. With ``tls`` it is a secure one."""
 
     def __init__(
         self,
@@ -57,6 +67,9 @@ class Wire:
         *,
         receive_buffer: int | None = None,
         source: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_name: str = "localhost",
+        session: ssl.SSLSession | None = None,
     ) -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
@@ -67,6 +80,8 @@ class Wire:
         self.socket.settimeout(PATIENCE)
         self.socket.connect(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.socket = secure(self.socket, tls, server_hostname=server_name, session=session)
         self._buffer = bytearray()
 
     def __enter__(self) -> Wire:
@@ -79,6 +94,12 @@ class Wire:
         trace: TracebackType | None,
     ) -> None:
         self.socket.close()
+
+    @property
+    def tls(self) -> ssl.SSLSocket:
+        """The socket of a secure connection."""
+        assert isinstance(self.socket, ssl.SSLSocket)
+        return self.socket
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -221,12 +242,23 @@ _NOTHING = H2Answer([], b"", [], 0, False, None)
 
 
 class H2:
-    """An HTTP/2 connection with prior knowledge, by the sans-io library ``h2``."""
+    """An HTTP/2 connection by the sans-io library ``h2``: with prior knowledge, or by ALPN with ``tls``."""
 
     def __init__(
-        self, address: tuple[str, int], *, acknowledge: bool = True, window: int | None = None
+        self,
+        address: tuple[str, int],
+        *,
+        acknowledge: bool = True,
+        window: int | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_name: str = "localhost",
     ) -> None:
         self.socket = socket.create_connection(address, PATIENCE)
+        self._scheme = "http"
+        if tls is not None:
+            self._scheme = "https"
+            self.socket = secure(self.socket, tls, server_hostname=server_name)
+            assert self.socket.selected_alpn_protocol() == "h2"
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = h2.config.H2Configuration(client_side=True, header_encoding="latin-1")
         self.state = h2.connection.H2Connection(config)
@@ -274,7 +306,7 @@ class H2:
         stream = self.state.get_next_available_stream_id()
         pseudo = [
             (":method", method),
-            (":scheme", "http"),
+            (":scheme", self._scheme),
             (":authority", authority),
             (":path", path),
         ]

@@ -24,7 +24,6 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as serve_reference
 
-import server_native
 from server_native import NativeDirectRequest
 from tests.conformance.tools import tool
 from tests.integration.certificates import Identity
@@ -177,22 +176,10 @@ async def echo(request: NativeDirectRequest) -> None:
 
 @pytest.mark.conformance
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(
-    not hasattr(NativeDirectRequest, "accept_websocket"), reason="this server has no WebSocket yet"
-)
 @pytest.mark.parametrize("mode", MODES, ids=str)
 @pytest.mark.parametrize(
     "transport",
-    [
-        "cleartext",
-        pytest.param(
-            "tls",
-            marks=pytest.mark.skipif(
-                not hasattr(server_native, "serve_secure_native_direct"),
-                reason="this server has no TLS yet",
-            ),
-        ),
-    ],
+    ["cleartext", "tls"],
 )
 def test_no_case_fails(
     serve: Serve, mode: Mode, transport: str, identity: Identity, tmp_path: Path

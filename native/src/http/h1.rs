@@ -60,6 +60,7 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         wanted: 0,
         body_since: None,
         write_deadline: None,
+        is_cut: false,
     };
     let limits = &session.connection.site.limits;
     let first = if session.input.is_empty() { limits.detection_ms } else { limits.head_ms };
@@ -72,6 +73,13 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         session.poll(context)
     })
     .await;
+    if !session.is_cut && !matches!(session.stage, Stage::Upgraded(..)) {
+        poll_fn(|context| {
+            session.socket.part(context);
+            Poll::Ready(())
+        })
+        .await;
+    }
     if let Stage::Upgraded(stream, mode) = session.stage {
         let Session { socket, connection, input, output, .. } = session;
         upgrade::serve(socket, input, output, stream, mode, &connection.member, &connection.site).await;
@@ -92,6 +100,8 @@ struct Session<S> {
     /// Since when, and how much of, a body is being read: the rate limit.
     body_since: Option<(u64, u64)>,
     write_deadline: Option<u64>,
+    /// The peer is to see an abrupt end.
+    is_cut: bool,
 }
 
 enum Stage {
@@ -117,7 +127,7 @@ impl<S: Transport> Session<S> {
                 if let Stage::Exchange(exchanging) = &mut self.stage {
                     exchanging.stream.fail(Reason::Stopping);
                 }
-                self.socket.cut();
+                self.cut();
                 return Poll::Ready(());
             }
             let step = match std::mem::replace(&mut self.stage, Stage::Head) {
@@ -136,6 +146,11 @@ impl<S: Transport> Session<S> {
                 NEXT => {}
             }
         }
+    }
+
+    fn cut(&mut self) {
+        self.is_cut = true;
+        self.socket.cut();
     }
 
     /// What comes after a whole response: the next request, the rest of this one's body, or the end.

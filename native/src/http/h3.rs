@@ -8,6 +8,7 @@
 
 mod gate;
 mod request;
+mod section;
 mod transport;
 
 use std::future::{Future, poll_fn};
@@ -32,8 +33,8 @@ use crate::tls::{self, Tls};
 
 /// Control and QPACK streams, and a few that clients open to see whether we ignore them (RFC 9114 section 6.2.3).
 const UNIDIRECTIONAL: u32 = 8;
-/// How long the last packets of a connection may take to go.
-const FAREWELL: Duration = Duration::from_millis(200);
+/// How long the last packets of a connection may take to leave.
+const FAREWELL: Duration = Duration::from_millis(20);
 
 type Frames = h3::server::Connection<transport::Connection, Bytes>;
 
@@ -188,8 +189,11 @@ async fn drive(mut frames: Frames, quic: &quinn::Connection, shared: &Arc<Shared
                     Ok(Ok(Some(resolver))) => begin(resolver),
                     Ok(_) => return,
                     Err(_) => {
-                        // The connection ends either way.
-                        let _ = frames.shutdown(0).await;
+                        // h3 counts from the last request taken, and GOAWAY names the first that is not. The connection ends
+                        // either way.
+                        let _ = frames.shutdown(1).await;
+                        // Closing drops what has not gone: the client gets the time to hear it, and may close first.
+                        let _ = tokio::time::timeout(2 * quic.rtt() + FAREWELL, quic.closed()).await;
                         return;
                     }
                 }

@@ -68,7 +68,7 @@ impl<S: Transport> Session<S> {
                     Poll::Ready(Some(order)) => {
                         if let Err(reason) = self.obey(now, order) {
                             now.stream.fail(reason);
-                            self.socket.cut();
+                            self.cut();
                             return OVER;
                         }
                         if matches!(now.answer, Answer::Upgraded(_)) {
@@ -76,7 +76,7 @@ impl<S: Transport> Session<S> {
                         }
                     }
                     Poll::Ready(None) => {
-                        self.socket.cut();
+                        self.cut();
                         return OVER;
                     }
                 }
@@ -223,14 +223,14 @@ impl<S: Transport> Session<S> {
             self.refuse(rejection);
             return NEXT;
         }
-        self.socket.cut();
+        self.cut();
         OVER
     }
 
     fn late(&mut self, now: &mut Exchanging) -> Step {
         if self.write_deadline.is_some() && !self.output.is_empty() {
             now.stream.fail(Reason::Timeout);
-            self.socket.cut();
+            self.cut();
             return OVER;
         }
         let reason = "the body came slower than limit body_rate";

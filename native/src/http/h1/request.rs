@@ -50,7 +50,7 @@ impl<S: Transport> Session<S> {
             let watch = &self.connection.member.watch;
             if watch.fired() {
                 if !self.output.is_empty() {
-                    self.socket.cut();
+                    self.cut();
                     return OVER;
                 }
                 if self.input.is_empty() || self.eof {

@@ -224,33 +224,34 @@ fn is_malformed(parts: &request::Parts) -> bool {
         || lengths.next().is_some()
 }
 
+fn declared(parts: &request::Parts) -> Option<u64> {
+    parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 async fn exchange(
     parts: &request::Parts,
     reply: &mut Reply,
-    mut incoming: Incoming,
+    incoming: Incoming,
     shared: &Arc<Shared>,
 ) -> Result<(), Broken> {
     let connection = &shared.connection;
     let site = &connection.site;
     let refused = |refusal: Refusal| Plan::refusal(refusal);
+    let declared = declared(parts);
+    let (pace, limit) = (Pace::new(&site.limits), site.limits.body_bytes);
+    let mut upload = Upload { incoming, pace, declared, received: 0, limit, ended: false };
+    let mut body = Vec::new();
+    upload.take_ready(&mut body).await?;
     let head = match Head::read(parts, None, &site.limits) {
         Ok(head) => head,
         Err(refusal) => {
             connection.count_refusal(refusal);
-            incoming.stop_sending(Code::H3_NO_ERROR);
+            if !upload.ended {
+                upload.incoming.stop_sending(Code::H3_NO_ERROR);
+            }
             return reply.whole(refused(refusal)).await;
         }
     };
-    let mut upload = Upload {
-        incoming,
-        pace: Pace::new(&site.limits),
-        declared: head.length,
-        received: 0,
-        limit: site.limits.body_bytes,
-        ended: false,
-    };
-    let mut body = Vec::new();
-    upload.take_ready(&mut body).await?;
     if upload.ended
         && body.is_empty()
         && let Some(route) = site.routes.find(parts.method.as_str(), head.target)

@@ -66,7 +66,17 @@ REFERENCE: Table = {
 }
 
 #: The same of ours. No FAILED may ever stand here.
-OURS: Table = dict(INFORMATIONAL)
+OURS: Table = {
+    **INFORMATIONAL,
+    # A whole message, then an error: the error is answered at once, natively, before the handler has echoed the message,
+    # unless that came in an earlier read.
+    **dict.fromkeys(
+        ("3.2", "3.3", "3.4", "4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", "4.2.5", "5.15"),
+        (LAX, FINE),
+    ),
+    # Bad UTF-8 is found at the end of its frame, not at the bad byte, when one frame arrives in pieces.
+    **dict.fromkeys(("6.4.3", "6.4.4"), (LAX,)),
+}
 
 MODES = (
     Mode("task-in-our-loop", asynchronous=True, host="native"),

@@ -158,7 +158,7 @@ def test_bodies_larger_than_every_window(
             assert client.request(method="POST", body=body).body == body
         return
     with Wire(running.address, tls=authority.context()) as wire:
-        # One after the other: the handler has the whole body before it answers, and OpenSSL's object is no thread's but one's.
+        # One after the other: the handler has the whole body before it answers, and an SSL object is for one thread.
         wire.request(method="POST", body=body)
         assert wire.answer().body == body
 

@@ -10,6 +10,7 @@ mod gate;
 mod request;
 mod section;
 mod transport;
+mod upload;
 
 use std::future::{Future, poll_fn};
 use std::io;

@@ -5,8 +5,6 @@
 
 use std::fmt;
 
-use h3::error::Code;
-
 use super::section::is_well_formed;
 
 /// Type of DATA (RFC 9114 section 7.2.1).
@@ -30,16 +28,6 @@ pub(super) enum Refused {
     Excess { length: u64, ceiling: u64 },
     /// The request breaks the rules for pseudo-header fields.
     Malformed,
-}
-
-impl Refused {
-    /// What the peer is told.
-    pub(super) fn code(self) -> Code {
-        match self {
-            Refused::Excess { .. } => Code::H3_EXCESSIVE_LOAD,
-            Refused::Malformed => Code::H3_MESSAGE_ERROR,
-        }
-    }
 }
 
 impl fmt::Display for Refused {

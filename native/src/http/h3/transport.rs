@@ -148,7 +148,7 @@ impl quic::RecvStream for Stream {
         let read = self.receiver.poll_data(context);
         if let Some(refused) = self.receiver.refused {
             // Nobody has been told of the request: the whole stream goes.
-            quic::SendStream::reset(&mut self.sender, refused.code().value());
+            quic::SendStream::reset(&mut self.sender, told(refused));
         }
         read
     }
@@ -209,7 +209,7 @@ impl quic::RecvStream for Receiver {
         })?;
         let Some(chunk) = chunk else { return Poll::Ready(Ok(None)) };
         if let Err(refused) = self.gate.pass(&chunk.bytes) {
-            self.stop_sending(refused.code().value());
+            self.stop_sending(told(refused));
             self.refused = Some(refused);
             return Poll::Ready(Err(StreamErrorIncoming::Unknown(Box::new(refused))));
         }
@@ -272,6 +272,14 @@ impl quic::SendStream<Bytes> for Sender {
 
     fn send_id(&self) -> StreamId {
         name(self.stream.id())
+    }
+}
+
+/// What the peer is told of a stream that the gate has refused.
+fn told(refused: Refused) -> u64 {
+    match refused {
+        Refused::Excess { .. } => Code::H3_EXCESSIVE_LOAD.value(),
+        Refused::Malformed => Code::H3_MESSAGE_ERROR.value(),
     }
 }
 

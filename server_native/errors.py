@@ -10,15 +10,18 @@ __all__ = [
     "BindPermissionError",
     "ClientDisconnected",
     "ConfigurationError",
+    "ContentLengthError",
     "ForkedError",
     "LibraryMismatchError",
     "LibraryNotFoundError",
     "NativeIOError",
     "NativePanicError",
     "NotFoundError",
+    "ResponseSentError",
     "RuntimeBusyError",
     "ServerNativeError",
     "StoppingError",
+    "WriteBufferFullError",
 ]
 
 
@@ -76,6 +79,18 @@ class BindPermissionError(NativeIOError, PermissionError):
 
 class ClientDisconnected(ServerNativeError, ConnectionError):
     """The client is gone, or the stream was reset, before the request was read or answered."""
+
+
+class ContentLengthError(ServerNativeError, ValueError):
+    """A response's body is shorter or longer than its content-length said; the client got no whole answer."""
+
+
+class ResponseSentError(ServerNativeError, RuntimeError):
+    """What was to be changed, written or read had gone already with the response's head or its end."""
+
+
+class WriteBufferFullError(ServerNativeError, BufferError):
+    """More was written than a client took and than may wait: ``await response.flush()`` between writes."""
 
 
 # Numbers of `sn_status` (bindings/abi.py); a leaf module cannot import it, tests/test_generated.py compares.

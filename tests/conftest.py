@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.http_servers import LOOPS, Listen, listening
 from tests.integration.servers import MODES, Mode, Serve
 
 
@@ -22,3 +23,9 @@ def mode(request: pytest.FixtureRequest) -> Mode:
     """One way to run a server; a test that takes it runs in all of them."""
     assert isinstance(request.param, Mode)
     return request.param
+
+
+@pytest.fixture(params=LOOPS)
+def listen(request: pytest.FixtureRequest, serve: Serve) -> Listen:
+    """Starts servers of the HttpServer style; a test that takes it runs on every kind of loop."""
+    return listening(serve, str(request.param))

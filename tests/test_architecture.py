@@ -123,16 +123,22 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for layer in (
         "__main__ cli",
         "__init__",
-        "asgi wsgi direct server http_server workers tcp",
+        "http_server",
+        "http_request",
+        "http_response",
+        "asgi wsgi direct server workers tcp",
         "_tasks",
         "_sites",
+        "_outlet",
         "http websocket _lifecycle _loops",
         "_dispatch _streams _pool",
         "_outbox",
         "_ffi",
         "_library _bindings",
+        "sessions compress",
+        "cookies response_headers",
         "config headers",
-        "errors",
+        "_arrivals errors",
     )
 )
 """From the top down: a module imports from layers below its own. What only type checkers read does not count."""

@@ -28,6 +28,7 @@ from ._arrivals import Arrivals
 from ._lifecycle import ShutdownSignal, follow_in_loop
 from ._outlet import UNAVAILABLE, Outlet
 from .config import Limits
+from .cookies import Cookie
 from .errors import ClientDisconnected, ConfigurationError, StoppingError
 from .http import NativeDirectRequest, NativeDirectResponse
 from .http_request import HttpRequest
@@ -94,6 +95,10 @@ class NativeHttpServer:
         self._grace = grace
         self._defaults = ResponseDefaults(write_buffer_bytes=write_buffer_bytes)
         self._sessions = SessionStore(self._loop, session_timeout, max_sessions)
+        try:
+            Cookie(session_cookie).header()
+        except ConfigurationError as error:
+            raise ConfigurationError(f"session_cookie cannot be used: {error}") from None
         self._session_cookie = session_cookie
         self._arrivals: Arrivals[HttpRequest] = Arrivals(max_pending_requests)
         self._takers = 0
@@ -452,7 +457,7 @@ async def _run(handler: HttpHandler, request: HttpRequest) -> None:
             await result
         await response.close()
     except Exception as error:
-        if not (isinstance(error, ClientDisconnected) and outlet.over):
+        if not (isinstance(error, ClientDisconnected) and request.disconnected):
             log.exception("the handler failed on %r", request)
         outlet.refuse(error)
     except BaseException as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from server_native import HttpHandler, HttpRequest, NativeHttpServer
+from server_native import HttpHandler, NativeHttpServer
 from tests.integration.servers import PATIENCE, Running, Serve
 
 __all__ = ["LOOPS", "HttpRunning", "Listen", "answering", "listening"]
@@ -25,11 +25,9 @@ class HttpRunning(Running):
     _http: NativeHttpServer
     _idle: asyncio.Event
 
-    @property
-    def http(self) -> NativeHttpServer:
-        """The server; only what needs no loop may be asked of it here, see :meth:`call`."""
-        assert self.server is not None
-        return self._http
+    def __init__(self, program: Program, where: str, options: dict[str, Any]) -> None:
+        # The thread is the same; what runs in it is ours.
+        super().__init__(cast("Any", program), where, options)
 
     def call(self, function: Callable[[NativeHttpServer], T]) -> T:
         """The function's result, run in the loop of the server."""
@@ -90,8 +88,3 @@ def answering(handler: HttpHandler) -> Program:
         await server.serve(handler)
 
     return program
-
-
-def text(request: HttpRequest) -> None:
-    """A handler that writes a word."""
-    request.response.write("ok")

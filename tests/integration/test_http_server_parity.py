@@ -243,13 +243,15 @@ class TestContentLength:
             wire.request("/", "accept-encoding: gzip")
             if not flushed:
                 assert wire.answer().status == 500
-            elif announced == 0 and not compressed:
-                assert wire.answer().body == b"", "the head alone was a whole answer"
             else:
-                with pytest.raises((EOFError, ConnectionResetError)):
-                    wire.answer()
-            if flushed:
-                assert wire.ended_abruptly() or not wire.has_input
+                try:
+                    # The head alone, which the reset behind it may overtake.
+                    assert wire.answer().body == b""
+                except (EOFError, ConnectionResetError):
+                    pass
+                else:
+                    assert (announced, compressed) == (0, False)
+                    assert wire.ended_abruptly() or not wire.has_input
         eventually(done.is_set, "the end of the handler")
         (error,) = raised
         assert f"set to {announced}, found {written} bytes" in str(error)

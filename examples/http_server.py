@@ -6,7 +6,7 @@ import asyncio
 import html
 import signal
 
-from server_native import HttpRequest, NativeHttpServer, new_event_loop
+from server_native import HttpRequest, NativeHttpServer
 
 ENTRIES: list[str] = []
 
@@ -49,5 +49,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    # asyncio.run(main()) works too; this loop saves a thread.
-    new_event_loop().run_until_complete(main())
+    # From Python 3.11 on, asyncio.Runner(loop_factory=server_native.new_event_loop) saves a thread.
+    asyncio.run(main())

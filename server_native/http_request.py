@@ -106,9 +106,12 @@ class HttpRequest:
         version = self.protocol_version
         if version not in {"1.0", "1.1"}:
             return True
+        headers = self.headers
+        if "connection" not in headers:
+            return version == "1.1"
         options = {
             option.strip().lower()
-            for field in self.headers.get_all("connection")
+            for field in headers.get_all("connection")
             for option in field.split(",")
         }
         return "close" not in options and (version == "1.1" or "keep-alive" in options)

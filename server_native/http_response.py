@@ -460,7 +460,7 @@ class HttpResponse:
             headers.set("server", self._server_header)
         if not self.persistent_connection:
             headers.set("connection", "close")
-        self._slot.seal(self._cookies, secure=self._is_secure())
+        self._slot.seal(self._cookies, self._is_secure)
         for cookie in self._cookies.headers():
             headers.add("set-cookie", cookie)
         fields = encode_fields(headers.pairs)

@@ -211,7 +211,7 @@ class SessionSlot:
             self._session = self._store.create()
         return self._session
 
-    def seal(self, cookies: ResponseCookies, *, secure: bool) -> None:
+    def seal(self, cookies: ResponseCookies, is_secure: Callable[[], bool]) -> None:
         """Adds what the client has to know to the cookies of the response, whose head is sent now."""
         self._sealed = True
         session = self._session
@@ -226,7 +226,7 @@ class SessionSlot:
                     self._name,
                     session.id,
                     path="/",
-                    secure=secure,
+                    secure=is_secure(),
                     http_only=True,
                     same_site="Lax",
                 )

@@ -178,7 +178,7 @@ class TestSlot:
 
     def cookie(self, slot: SessionSlot) -> list[str]:
         cookies = ResponseCookies()
-        slot.seal(cookies, secure=True)
+        slot.seal(cookies, lambda: True)
         return cookies.headers()
 
     def test_nothing_is_made_unless_it_is_asked_for(self, clock: Clock) -> None:

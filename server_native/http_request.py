@@ -172,5 +172,8 @@ def _first(value: str | None) -> str:
     return (value or "").partition(",")[0].strip()
 
 
-def _authority(host: str, port: int) -> str:
+def _authority(host: str, port: int | None) -> str:
+    if port is None:
+        # A Unix socket is on this machine, and its path is no host.
+        return "localhost"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

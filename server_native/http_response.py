@@ -54,12 +54,12 @@ class ResponseDefaults:
 
 @dataclass(frozen=True)
 class ConnectionInfo:
-    """The two ends of a connection, each as host and port."""
+    """The two ends of a connection, each as host and port; as ``client`` and ``server`` of the direct request."""
 
-    #: The client's end, or that of the proxy in front of us.
-    remote: tuple[str, int]
-    #: Ours.
-    local: tuple[str, int]
+    #: The client's end, or that of the proxy in front of us; ``None`` over a Unix socket, whose clients have no name.
+    remote: tuple[str, int] | None
+    #: Ours; path and ``None`` of a Unix socket.
+    local: tuple[str, int | None]
 
 
 class HttpResponse:

@@ -167,6 +167,7 @@ class TestRequest:
         async def handler(request: HttpRequest) -> None:
             info = request.connection_info
             assert info == request.response.connection_info
+            assert info.remote is not None
             seen.append(
                 [
                     request.method,

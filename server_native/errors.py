@@ -12,6 +12,7 @@ __all__ = [
     "CertificateError",
     "ClientDisconnected",
     "ConfigurationError",
+    "ContentLengthError",
     "ForkedError",
     "HandshakeError",
     "LibraryMismatchError",
@@ -19,10 +20,12 @@ __all__ = [
     "NativeIOError",
     "NativePanicError",
     "NotFoundError",
+    "ResponseSentError",
     "RuntimeBusyError",
     "ServerNativeError",
     "StoppingError",
     "WebSocketClosed",
+    "WriteBufferFullError",
 ]
 
 
@@ -106,6 +109,18 @@ class HandshakeError(ServerNativeError):
 
 class CertificateError(ConfigurationError):
     """A certificate, key or password cannot be used; the text names the file and the cause."""
+
+
+class ContentLengthError(ServerNativeError, ValueError):
+    """A response's body is shorter or longer than its content-length said; the client got no whole answer."""
+
+
+class ResponseSentError(ServerNativeError, RuntimeError):
+    """What was to be changed, written or read had gone already with the response's head or its end."""
+
+
+class WriteBufferFullError(ServerNativeError, BufferError):
+    """More was written than a client took and than may wait: ``await response.flush()`` between writes."""
 
 
 # Numbers of `sn_status` (bindings/abi.py); a leaf module cannot import it, tests/test_generated.py compares.

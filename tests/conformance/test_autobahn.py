@@ -68,8 +68,8 @@ REFERENCE: Table = {
 #: The same of ours. No FAILED may ever stand here.
 OURS: Table = {
     **INFORMATIONAL,
-    # A whole message, then an error: the error is answered at once, natively, before the handler has echoed the message,
-    # unless that came in an earlier read.
+    # A whole message, then an error: the error is answered at once, natively, before the handler has echoed the
+    # message, unless that came in an earlier read.
     **dict.fromkeys(
         ("3.2", "3.3", "3.4", "4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", "4.2.5", "5.15"),
         (LAX, FINE),

@@ -82,7 +82,7 @@ def tell(request: NativeDirectRequest, body: bytes) -> dict[str, Any]:
         "query": request.query,
         "tag": request.header("x-tag"),
         "host": request.headers.get_all("host"),
-        "client": request.client[0],
+        "client": request.client and request.client[0],
         "server": list(request.server),
         "size": len(body),
     }

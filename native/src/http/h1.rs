@@ -161,6 +161,14 @@ impl<S: Transport> Session<S> {
         }
     }
 
+    /// Ends a connection that owes nothing. Not by dropping it: TLS announces its end, or the peer takes it for an attack
+    /// (RFC 8446 section 6.1).
+    fn leave(&mut self) -> Step {
+        self.stage = Stage::Linger { shut: false, left: 0 };
+        self.connection.member.within(LINGER_MS);
+        NEXT
+    }
+
     fn poll_discard(&mut self, mut body: Body, context: &mut Context<'_>) -> Step {
         loop {
             let Ok(decoded) = body.decode(self.input.bytes()) else { return OVER };
@@ -174,7 +182,7 @@ impl<S: Transport> Session<S> {
                 continue;
             }
             if self.connection.member.watch.fired() || self.eof {
-                return OVER;
+                return self.leave();
             }
             match self.poll_read(context) {
                 Poll::Pending => {

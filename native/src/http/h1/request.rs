@@ -54,7 +54,7 @@ impl<S: Transport> Session<S> {
                     return OVER;
                 }
                 if self.input.is_empty() || self.eof {
-                    return OVER;
+                    return self.leave();
                 }
                 self.refuse(Rejection { status: 408, reason: "the request did not arrive in time" });
                 return NEXT;
@@ -64,7 +64,7 @@ impl<S: Transport> Session<S> {
             }
             // Half a head is no request yet; a body being collected is one in flight, until the deadline.
             if self.eof || (watch.phase() != Phase::Run && self.wanted == 0) {
-                return OVER;
+                return self.leave();
             }
             match self.poll_read_request(context) {
                 Poll::Pending => return Poll::Pending,

@@ -59,7 +59,8 @@ def _numeric(host: str, port: int) -> tuple[str, int]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise AddressNotAvailableError(
-            getattr(error, "errno", None) or errno.EADDRNOTAVAIL,
+            # Not the resolver's number (EAI_NONAME ...), which is no errno.
+            errno.EADDRNOTAVAIL,
             f"host must be an address or a name that resolves, found {host!r}: {error}",
         ) from error
     # IPv4 first, as a name given to a listener has always meant.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Mapping
 
 __all__ = [
@@ -137,8 +138,15 @@ _BY_STATUS: dict[int, tuple[type[ServerNativeError], int | None]] = {
     255: (NativePanicError, None),
 }
 
+#: How native code ends what the system said.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
 
 def from_status(status: int, text: str) -> ServerNativeError:
     """The exception for a native status that is no outcome."""
     kind, number = _BY_STATUS.get(status, (ServerNativeError, None))
-    return kind(number, text) if number is not None else kind(text)
+    if number is None:
+        return kind(text)
+    # The status tells the kind, the text the system's own number: EPERM is a lack of permission too.
+    found = _OS_ERROR.search(text)
+    return kind(int(found[1]) if found else number, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -157,10 +158,20 @@ def test_bodies_larger_than_every_window(
         with H2(running.address, tls=authority.context("h2")) as client:
             assert client.request(method="POST", body=body).body == body
         return
-    with Wire(running.address, tls=authority.context()) as wire:
-        # One after the other: the handler has the whole body before it answers, and an SSL object is for one thread.
-        wire.request(method="POST", body=body)
-        assert wire.answer().body == body
+
+    async def main() -> None:
+        # Both ways at once, as the server may answer while it still reads; two threads must not share an SSLSocket.
+        reader, writer = await asyncio.open_connection(
+            *running.address, ssl=authority.context(), server_hostname="localhost"
+        )
+        head = f"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(len(body)) == body
+        writer.close()
+        await writer.wait_closed()
+
+    asyncio.run(main())
 
 
 @some_modes
@@ -192,8 +203,6 @@ def test_a_stop_lets_requests_finish(
         yield b" and finished"
 
     async def pieces_async() -> Any:
-        import asyncio
-
         yield b"begun"
         begun.set()
         await asyncio.to_thread(go_on.wait, PATIENCE)

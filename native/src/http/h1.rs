@@ -62,7 +62,6 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         body_since: None,
         write_deadline: None,
         served: false,
-        is_cut: false,
     };
     let limits = &session.connection.site.limits;
     let first = if session.input.is_empty() { limits.detection_ms } else { limits.head_ms };
@@ -75,13 +74,6 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         session.poll(context)
     })
     .await;
-    if !session.is_cut && !matches!(session.stage, Stage::Upgraded(..)) {
-        poll_fn(|context| {
-            session.socket.part(context);
-            Poll::Ready(())
-        })
-        .await;
-    }
     if let Stage::Upgraded(stream, mode) = session.stage {
         let Session { socket, connection, input, output, .. } = session;
         upgrade::serve(socket, input, output, stream, mode, &connection.member, &connection.site).await;
@@ -104,8 +96,6 @@ struct Session<S> {
     write_deadline: Option<u64>,
     /// A request was answered: what is waited for is the next one.
     served: bool,
-    /// The peer is to see an abrupt end.
-    is_cut: bool,
 }
 
 enum Stage {
@@ -131,7 +121,7 @@ impl<S: Transport> Session<S> {
                 if let Stage::Exchange(exchanging) = &mut self.stage {
                     exchanging.stream.fail(Reason::Stopping);
                 }
-                self.cut();
+                self.socket.cut();
                 return Poll::Ready(());
             }
             let step = match std::mem::replace(&mut self.stage, Stage::Head) {
@@ -150,11 +140,6 @@ impl<S: Transport> Session<S> {
                 NEXT => {}
             }
         }
-    }
-
-    fn cut(&mut self) {
-        self.is_cut = true;
-        self.socket.cut();
     }
 
     /// What comes after a whole response: the next request, the rest of this one's body, or the end.
@@ -181,6 +166,14 @@ impl<S: Transport> Session<S> {
         }
     }
 
+    /// Ends a connection that owes nothing. Not by dropping it: TLS announces its end, or the peer takes it for an attack
+    /// (RFC 8446 section 6.1).
+    fn leave(&mut self) -> Step {
+        self.stage = Stage::Linger { shut: false, left: 0 };
+        self.connection.member.within(LINGER_MS);
+        NEXT
+    }
+
     fn poll_discard(&mut self, mut body: Body, context: &mut Context<'_>) -> Step {
         loop {
             let Ok(decoded) = body.decode(self.input.bytes()) else { return OVER };
@@ -194,7 +187,7 @@ impl<S: Transport> Session<S> {
                 continue;
             }
             if self.connection.member.watch.fired() || self.eof {
-                return OVER;
+                return self.leave();
             }
             match self.poll_read(context) {
                 Poll::Pending => {

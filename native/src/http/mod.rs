@@ -19,7 +19,6 @@ mod upgrade;
 mod websocket;
 
 use std::sync::Arc;
-use std::task::Context;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -66,9 +65,6 @@ impl Site {
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes the close that follows a reset.
     fn cut(&self);
-
-    /// Says goodbye before a close that is no error, if the protocol has a word for it. Does not wait.
-    fn part(&mut self, _context: &mut Context<'_>) {}
 }
 
 impl Transport for TcpStream {

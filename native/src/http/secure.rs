@@ -1,10 +1,9 @@
 //! The TLS handshake of one connection, in its own task and within its own deadline.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::task::Poll;
 
-use tokio::io::AsyncWrite;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -16,12 +15,6 @@ use crate::tls::{self, Tls};
 impl<S: Transport> Transport for TlsStream<S> {
     fn cut(&self) {
         self.get_ref().0.cut();
-    }
-
-    /// close_notify: without it the peer cannot tell an end from an attack (RFC 8446 section 6.1).
-    fn part(&mut self, context: &mut Context<'_>) {
-        // Fits the socket's buffer, or the peer has not read for long and will not miss it.
-        let _ = Pin::new(self).poll_shutdown(context);
     }
 }
 

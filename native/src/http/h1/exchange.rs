@@ -69,7 +69,7 @@ impl<S: Transport> Session<S> {
                     Poll::Ready(Some(order)) => {
                         if let Err(reason) = self.obey(now, order) {
                             now.stream.fail(reason);
-                            self.cut();
+                            self.socket.cut();
                             return OVER;
                         }
                         if matches!(now.answer, Answer::Upgraded(_)) {
@@ -77,7 +77,7 @@ impl<S: Transport> Session<S> {
                         }
                     }
                     Poll::Ready(None) => {
-                        self.cut();
+                        self.socket.cut();
                         return OVER;
                     }
                 }
@@ -227,7 +227,7 @@ impl<S: Transport> Session<S> {
         if let Some(limit) = rejection.limit {
             self.connection.member.count(limit);
         }
-        self.cut();
+        self.socket.cut();
         OVER
     }
 
@@ -235,7 +235,7 @@ impl<S: Transport> Session<S> {
         if self.write_deadline.is_some() && !self.output.is_empty() {
             self.connection.member.count(Limit::WriteStallMs);
             now.stream.fail(Reason::Timeout);
-            self.cut();
+            self.socket.cut();
             return OVER;
         }
         let reason = "the body came slower than limit body_rate";

@@ -52,12 +52,12 @@ impl<S: Transport> Session<S> {
                 let member = &self.connection.member;
                 if !self.output.is_empty() {
                     member.count(Limit::WriteStallMs);
-                    self.cut();
+                    self.socket.cut();
                     return OVER;
                 }
                 if self.input.is_empty() || self.eof {
                     member.count(if self.served { Limit::IdleMs } else { Limit::DetectionMs });
-                    return OVER;
+                    return self.leave();
                 }
                 let limit = if self.wanted > 0 { Limit::BodyRate } else { Limit::HeadMs };
                 self.refuse(Rejection::limited(408, "the request did not arrive in time", limit));
@@ -68,7 +68,7 @@ impl<S: Transport> Session<S> {
             }
             // Half a head is no request yet; a body being collected is one in flight, until the deadline.
             if self.eof || (watch.phase() != Phase::Run && self.wanted == 0) {
-                return OVER;
+                return self.leave();
             }
             match self.poll_read_request(context) {
                 Poll::Pending => return Poll::Pending,

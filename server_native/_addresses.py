@@ -53,6 +53,13 @@ def _numeric(host: str, port: int) -> tuple[str, int]:
         address = ipaddress.ip_address(host)
         zone = getattr(address, "scope_id", None)
         if zone is None:
+            if address.version == 6 and address.is_link_local:
+                names = ", ".join(name for _, name in socket.if_nameindex())
+                raise AddressNotAvailableError(
+                    errno.EADDRNOTAVAIL,
+                    f"a link-local address needs the network interface it is of: say {address}%NAME with one of "
+                    f"{names}, found {host!r}",
+                )
             return str(address), 0
         return str(ipaddress.IPv6Address(int(address))), _interface(zone, host)
     try:

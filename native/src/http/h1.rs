@@ -76,7 +76,7 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
     .await;
     if let Stage::Upgraded(stream, mode) = session.stage {
         let Session { socket, connection, input, output, .. } = session;
-        upgrade::serve(socket, input, output, stream, mode, &connection.member, &connection.site).await;
+        Box::pin(upgrade::serve(socket, input, output, stream, mode, &connection.member, &connection.site)).await;
     }
 }
 

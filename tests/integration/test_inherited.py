@@ -46,9 +46,14 @@ def path() -> Iterator[str]:
 
 def bound(kind: str, path: str) -> socket.socket:
     """A socket that has an address and does not listen yet."""
-    family = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6, "Unix": socket.AF_UNIX}[kind]
+    families: dict[str, tuple[socket.AddressFamily, Place]] = {
+        "IPv4": (socket.AF_INET, ("127.0.0.1", 0)),
+        "IPv6": (socket.AF_INET6, ("::1", 0)),
+        "Unix": (socket.AF_UNIX, path),
+    }
+    family, place = families[kind]
     made = socket.socket(family)
-    made.bind({"IPv4": ("127.0.0.1", 0), "IPv6": ("::1", 0), "Unix": path}[kind])
+    made.bind(place)
     return made
 
 

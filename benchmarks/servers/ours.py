@@ -124,6 +124,8 @@ def main() -> None:
     if arguments.case == "asyncio-run":
         asyncio.run(serve_inside_asyncio(handler, options))
         return
+    if arguments.case == "websocket-sync":
+        options["threads"] = 64  # each connection keeps one
     if arguments.case == "constant":
         options["routes"] = {"/": NativeDirectResponse.text("hello")}
     if arguments.certificate:

@@ -9,16 +9,14 @@ use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::options::Options;
-use crate::tally::{Clock, Tally};
+use crate::tally::{Clock, Tally, patient};
 
 const READ: usize = 256 * 1024;
 
 pub async fn load(options: &Options) -> Outcome<Tally> {
     let mut connections = Vec::new();
     for _ in 0..options.connections {
-        let stream = TcpStream::connect(options.address).await?;
-        stream.set_nodelay(true)?;
-        connections.push(stream);
+        connections.push(patient(open(options)).await?);
     }
     let clock = Clock::start(options);
     let mut workers = JoinSet::new();
@@ -26,6 +24,12 @@ pub async fn load(options: &Options) -> Outcome<Tally> {
         workers.spawn(work(stream, options.clone(), clock.clone()));
     }
     clock.gather(workers).await
+}
+
+async fn open(options: &Options) -> Outcome<TcpStream> {
+    let stream = TcpStream::connect(options.address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 async fn work(mut stream: TcpStream, options: Options, clock: Clock) -> Outcome<Tally> {

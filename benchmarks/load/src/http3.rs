@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::options::Options;
-use crate::tally::{Clock, Tally};
+use crate::tally::{Clock, Tally, patient};
 
 type Requests = h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>;
 
@@ -22,11 +22,7 @@ pub async fn load(options: &Options) -> Outcome<Tally> {
     let config = configuration(options)?;
     let mut connections = Vec::new();
     for _ in 0..options.connections {
-        let endpoint = Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into())?;
-        let quic = endpoint.connect_with(config.clone(), options.address, "localhost")?.await?;
-        let (mut driver, requests) = h3::client::new(h3_quinn::Connection::new(quic)).await?;
-        tokio::spawn(async move { poll_fn(|context| driver.poll_close(context)).await });
-        connections.push(requests);
+        connections.push(patient(open(options, config.clone())).await?);
     }
     let clock = Clock::start(options);
     let mut workers = JoinSet::new();
@@ -36,6 +32,14 @@ pub async fn load(options: &Options) -> Outcome<Tally> {
         }
     }
     clock.gather(workers).await
+}
+
+async fn open(options: &Options, config: ClientConfig) -> Outcome<Requests> {
+    let endpoint = Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into())?;
+    let quic = endpoint.connect_with(config, options.address, "localhost")?.await?;
+    let (mut driver, requests) = h3::client::new(h3_quinn::Connection::new(quic)).await?;
+    tokio::spawn(async move { poll_fn(|context| driver.poll_close(context)).await });
+    Ok(requests)
 }
 
 fn configuration(options: &Options) -> Outcome<ClientConfig> {

@@ -12,6 +12,11 @@ use crate::options::Options;
 /// Nothing may take longer than this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What is done to get a connection.
+pub async fn patient<T>(opening: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    tokio::time::timeout(PATIENCE, opening).await.map_err(|_| "no connection within 10 s")?
+}
+
 /// The clock of a run; it starts when every connection is there.
 #[derive(Clone)]
 pub struct Clock {

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::Outcome;
 use crate::options::Options;
-use crate::tally::{Clock, Tally};
+use crate::tally::{Clock, Tally, patient};
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 const BINARY: u8 = 0x82;
@@ -17,7 +17,7 @@ const BINARY: u8 = 0x82;
 pub async fn load(options: &Options) -> Outcome<Tally> {
     let mut connections = Vec::new();
     for _ in 0..options.connections {
-        connections.push(open(options).await?);
+        connections.push(patient(open(options)).await?);
     }
     let clock = Clock::start(options);
     let mut workers = JoinSet::new();

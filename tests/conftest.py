@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.certificates import Authority, Identity
+from tests.integration.http_servers import LOOPS, Listen, listening
 from tests.integration.servers import MODES, Mode, Serve
 
 
@@ -35,3 +36,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def identity(authority: Authority) -> Identity:
     """The certificate and key that servers of this machine show."""
     return authority.issue()
+
+
+@pytest.fixture(params=LOOPS)
+def listen(request: pytest.FixtureRequest, serve: Serve) -> Listen:
+    """Starts servers of the HttpServer style; a test that takes it runs on every kind of loop."""
+    return listening(serve, str(request.param))

@@ -34,6 +34,12 @@ QUESTIONS: dict[str, list[tuple[str, bytes | None, bytes]]] = {
         ),
     ],
     "embedded.py": [("/a/path", None, b'{"path":"/a/path"}')],
+    "http_server.py": [
+        ("/", b"a <b>", b"<li>a &lt;b&gt;</li>"),
+        ("/", None, b"visit 1"),
+        ("/count", None, b"3\n2\n1\n"),
+        ("/nothing", None, b"nothing is here"),
+    ],
     "profile_server.py": [
         ("/health", None, b'{"ok":true}'),
         ("/cpu?iterations=3&seed=7", None, b'"iterations":3'),

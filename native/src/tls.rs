@@ -97,6 +97,7 @@ impl Configurations {
             return Err(Error::new(Status::BadCertificate, "TLS needs a certificate and a key, found none"));
         }
         let certificates = Arc::new(ByName(keys));
+        let verifier = clients(options, &provider)?;
         let make = |protocols: &[&[u8]], quic: bool| -> Result<ServerConfig> {
             let versions: &[&rustls::SupportedProtocolVersion] =
                 if quic { &[&rustls::version::TLS13] } else { rustls::DEFAULT_VERSIONS };
@@ -104,7 +105,7 @@ impl Configurations {
             let builder = ServerConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(versions)
                 .map_err(failed)?;
-            let mut config = match clients(options, &provider)? {
+            let mut config = match verifier.clone() {
                 Some(verifier) => builder.with_client_cert_verifier(verifier),
                 None => builder.with_no_client_auth(),
             }

@@ -12,7 +12,6 @@ from xml.etree import ElementTree as Xml
 
 import pytest
 
-import server_native
 from tests.conformance.tools import tool
 from tests.integration.certificates import Identity
 from tests.integration.clients import eventually
@@ -68,16 +67,7 @@ def run(program: Path, report: Path, *arguments: str) -> dict[str, str | None]:
 )
 @pytest.mark.parametrize(
     "transport",
-    [
-        "cleartext",
-        pytest.param(
-            "tls",
-            marks=pytest.mark.skipif(
-                not hasattr(server_native, "serve_secure_native_direct"),
-                reason="this server has no TLS yet",
-            ),
-        ),
-    ],
+    ["cleartext", "tls"],
 )
 def test_h2spec(
     serve: Serve, mode: Mode, transport: str, identity: Identity, tmp_path: Path

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from aioquic.tls import SessionTicket
 
-import server_native
 from server_native import Limits, NativeDirectRequest, NativeDirectResponse
 from tests.integration.certificates import Authority, Identity
 from tests.integration.clients import H2, Wire, eventually
@@ -27,10 +26,6 @@ from tests.integration.h3_clients import (
 )
 from tests.integration.servers import PATIENCE, Mode, Running, Serve
 from tests.integration.test_backpressure import BOUND, GROWTH, resident, settles
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(server_native, "start_secure_native_direct"), reason="this server has no HTTP/3 yet"
-)
 
 Response = NativeDirectResponse
 Conversation = Callable[[H3], Awaitable[None]]
@@ -87,7 +82,7 @@ def tell(request: NativeDirectRequest, body: bytes) -> dict[str, Any]:
         "query": request.query,
         "tag": request.header("x-tag"),
         "host": request.headers.get_all("host"),
-        "client": request.client[0],
+        "client": request.client and request.client[0],
         "server": list(request.server),
         "size": len(body),
     }
@@ -263,7 +258,7 @@ def test_a_body_over_the_limit_is_413(talk: Talk, declared: bool) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [[("x", "y" * 70_000)], [(f"x-{number}", "y") for number in range(200)]],
+    [[("x", "y" * 60_000)], [(f"x-{number}", "y") for number in range(200)]],
     ids=["one large field", "many fields"],
 )
 def test_a_field_section_over_the_limit_is_431(talk: Talk, fields: list[Field]) -> None:
@@ -744,7 +739,7 @@ def test_without_certificates_nothing_is_advertised(serve: Serve) -> None:
 
 
 def test_two_clients_agree(talk: Talk, mode: Mode) -> None:
-    running = talk.serve(tell, mode)
+    running = talk.serve(tell, mode, host="127.0.0.1")
     url = f"https://localhost:{running.server.port}"
     seen = []
 

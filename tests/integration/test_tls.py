@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -16,16 +17,11 @@ from typing import Any
 
 import pytest
 
-import server_native
 from server_native import ConfigurationError, Limits, NativeDirectRequest, NativeDirectResponse
 from server_native.errors import ServerNativeError
 from tests.integration.certificates import Authority, Identity
 from tests.integration.clients import H2, Wire, eventually
 from tests.integration.servers import MODES, PATIENCE, Mode, Serve
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(server_native, "start_secure_native_direct"), reason="this server has no TLS yet"
-)
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 #: One of each kind: who drives, what runs the handler, whose loop.
@@ -162,12 +158,20 @@ def test_bodies_larger_than_every_window(
         with H2(running.address, tls=authority.context("h2")) as client:
             assert client.request(method="POST", body=body).body == body
         return
-    with Wire(running.address, tls=authority.context()) as wire:
-        # In a thread: the server may answer while it still reads.
-        sender = threading.Thread(target=wire.request, kwargs={"method": "POST", "body": body})
-        sender.start()
-        assert wire.answer().body == body
-        sender.join()
+
+    async def main() -> None:
+        # Both ways at once, as the server may answer while it still reads; two threads must not share an SSLSocket.
+        reader, writer = await asyncio.open_connection(
+            *running.address, ssl=authority.context(), server_hostname="localhost"
+        )
+        head = f"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(len(body)) == body
+        writer.close()
+        await writer.wait_closed()
+
+    asyncio.run(main())
 
 
 @some_modes
@@ -199,8 +203,6 @@ def test_a_stop_lets_requests_finish(
         yield b" and finished"
 
     async def pieces_async() -> Any:
-        import asyncio
-
         yield b"begun"
         begun.set()
         await asyncio.to_thread(go_on.wait, PATIENCE)

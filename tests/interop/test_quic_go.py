@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import server_native
 from server_native import NativeDirectRequest, NativeDirectResponse
 from tests.conformance.tools import tool
 from tests.integration.certificates import Authority, Identity
@@ -73,9 +72,6 @@ def handler(request: NativeDirectRequest, body: bytes) -> NativeDirectResponse:
 
 
 @pytest.mark.conformance
-@pytest.mark.skipif(
-    not hasattr(server_native, "start_secure_native_direct"), reason="this server has no HTTP/3 yet"
-)
 def test_ours(serve: Serve, mode: Mode, authority: Authority, identity: Identity) -> None:
     url = serve(handler, mode, http3=True, **identity.options).url
     get, head, echo, chunked = ask(

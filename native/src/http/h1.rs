@@ -34,6 +34,7 @@ use super::upgrade::{self, Mode};
 use super::{Connection, Transport};
 use crate::connections::Phase;
 use crate::exchange::Stream;
+use crate::limits::Limit;
 use crate::record::Reason;
 
 /// One read takes at most this much; the room is on the stack, so an idle connection holds no buffer.
@@ -45,7 +46,7 @@ const DISCARD: u64 = 64 * 1024;
 /// How long and how much is read away before a close.
 const LINGER_MS: u32 = 2_000;
 const LINGER_BYTES: u64 = 1024 * 1024;
-const BODY_TOO_LARGE: &str = "the body is larger than limit body_bytes";
+const BODY_TOO_LARGE: Rejection = Rejection::limited(413, "the body is larger than limit body_bytes", Limit::BodyBytes);
 
 /// Serves until the connection ends. `first` is what detection has read already.
 pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connection) {
@@ -60,6 +61,7 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         wanted: 0,
         body_since: None,
         write_deadline: None,
+        served: false,
     };
     let limits = &session.connection.site.limits;
     let first = if session.input.is_empty() { limits.detection_ms } else { limits.head_ms };
@@ -92,6 +94,8 @@ struct Session<S> {
     /// Since when, and how much of, a body is being read: the rate limit.
     body_since: Option<(u64, u64)>,
     write_deadline: Option<u64>,
+    /// A request was answered: what is waited for is the next one.
+    served: bool,
 }
 
 enum Stage {
@@ -142,6 +146,7 @@ impl<S: Transport> Session<S> {
     fn after_answer(&mut self, persistent: bool, body: Option<Body>) {
         let limits = &self.connection.site.limits;
         self.fresh = true;
+        self.served = true;
         self.wanted = 0;
         self.body_since = None;
         self.write_deadline = None;
@@ -161,6 +166,14 @@ impl<S: Transport> Session<S> {
         }
     }
 
+    /// Ends a connection that owes nothing. Not by dropping it: TLS announces its end, or the peer takes it for an attack
+    /// (RFC 8446 section 6.1).
+    fn leave(&mut self) -> Step {
+        self.stage = Stage::Linger { shut: false, left: 0 };
+        self.connection.member.within(LINGER_MS);
+        NEXT
+    }
+
     fn poll_discard(&mut self, mut body: Body, context: &mut Context<'_>) -> Step {
         loop {
             let Ok(decoded) = body.decode(self.input.bytes()) else { return OVER };
@@ -174,7 +187,7 @@ impl<S: Transport> Session<S> {
                 continue;
             }
             if self.connection.member.watch.fired() || self.eof {
-                return OVER;
+                return self.leave();
             }
             match self.poll_read(context) {
                 Poll::Pending => {
@@ -224,6 +237,9 @@ impl<S: Transport> Session<S> {
 
     /// Answers what the gate refused and closes; the host never hears of it.
     fn refuse(&mut self, rejection: Rejection) {
+        if let Some(limit) = rejection.limit {
+            self.connection.member.count(limit);
+        }
         self.write_error(rejection.status, rejection.reason, false);
         self.input.clear();
         self.after_answer(false, None);

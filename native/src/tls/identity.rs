@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use std::{fs, io};
 
-use pkcs8::{EncryptedPrivateKeyInfoRef, SecretDocument};
+use data_encoding::BASE64;
+use pkcs8::EncryptedPrivateKeyInfoRef;
+use pkcs8::pkcs5;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{Error as PemError, PemObject};
@@ -13,9 +15,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_cert::der::Decode;
 
 use super::refused;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, Result};
 
-const ENCRYPTED: &str = "ENCRYPTED PRIVATE KEY";
+const ENCRYPTED: (&str, &str) = ("-----BEGIN ENCRYPTED PRIVATE KEY-----", "-----END ENCRYPTED PRIVATE KEY-----");
+const CONVERT: &str = "convert it with `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`";
 
 /// Which files, and how to open the key.
 #[derive(Clone)]
@@ -44,28 +47,26 @@ impl Identity {
         match CertifiedKey::from_der(chain, key, provider) {
             Ok(certified) => Ok(Arc::new(certified)),
             Err(rustls::Error::InconsistentKeys(_)) => {
-                let text = format!("is not the key of the certificate in {}", self.certificate_path.display());
-                Err(self.bad_key(&text))
+                let path = self.certificate_path.display();
+                Err(self.bad_key(&format!("does not belong to the certificate that comes first in {path}")))
             }
-            Err(cause) => Err(self.bad_key(&format!("the key cannot be used with its certificate: {cause}"))),
+            Err(cause) => Err(self.bad_key(&format!("cannot be used with its certificate: {cause}"))),
         }
     }
 
     fn read_key(&self) -> Result<PrivateKeyDer<'static>> {
         let bytes = read(&self.key_path, "key_path")?;
         let text = String::from_utf8_lossy(&bytes);
-        if text.contains(&format!("-----BEGIN {ENCRYPTED}-----")) {
+        if text.contains(ENCRYPTED.0) {
             return self.decrypt(&text);
         }
         if text.contains("Proc-Type: 4,ENCRYPTED") {
-            let advice =
-                "is encrypted in OpenSSL's old format; convert it with `openssl pkcs8 -topk8 -in KEY -out NEW`";
-            return Err(self.bad_key(advice));
+            return Err(self.bad_key(&format!("is encrypted in OpenSSL's old format: {CONVERT}")));
         }
         PrivateKeyDer::from_pem_slice(&bytes).map_err(|cause| {
             self.bad_key(&match cause {
-                PemError::NoItemsFound => "has no PEM block with a private key".to_owned(),
-                cause => format!("is no PEM private key: {cause}"),
+                PemError::NoItemsFound => "has no private key in PEM (`-----BEGIN PRIVATE KEY-----`)".to_owned(),
+                cause => format!("is no private key in PEM: {cause}"),
             })
         })
     }
@@ -75,19 +76,22 @@ impl Identity {
         let Some(password) = &self.password else {
             return Err(self.bad_key("is encrypted: give certificate_password"));
         };
-        let (begin, end) = (format!("-----BEGIN {ENCRYPTED}-----"), format!("-----END {ENCRYPTED}-----"));
-        let block = text.find(&begin).and_then(|from| {
-            let length = text[from..].find(&end)? + end.len();
-            Some(&text[from..from + length])
-        });
-        let block = block.ok_or_else(|| self.bad_key("its PEM block has no end"))?;
-        let (_, document) = SecretDocument::from_pem(block)
-            .map_err(|cause| self.bad_key(&format!("is no PEM private key: {cause}")))?;
-        let encrypted = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
-            .map_err(|cause| self.bad_key(&format!("is no encrypted PKCS#8 key: {cause}")))?;
-        let key = encrypted
-            .decrypt(password)
-            .map_err(|cause| self.bad_key(&format!("cannot be decrypted: certificate_password is wrong ({cause})")))?;
+        let block = text.split_once(ENCRYPTED.0).and_then(|(_, rest)| rest.split_once(ENCRYPTED.1));
+        let (block, _) = block.ok_or_else(|| self.bad_key(&format!("has no `{}`", ENCRYPTED.1)))?;
+        // Whatever the width of its lines and their endings, as the other readers of PEM here.
+        let block: Vec<u8> = block.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+        let document =
+            BASE64.decode(&block).map_err(|cause| self.bad_key(&format!("is no private key in PEM: {cause}")))?;
+        let unsupported =
+            |cause| self.bad_key(&format!("is encrypted in a way that is not supported ({cause}): {CONVERT}"));
+        let encrypted = EncryptedPrivateKeyInfoRef::try_from(&*document).map_err(unsupported)?;
+        let key = encrypted.decrypt(password).map_err(|cause| match cause {
+            // What a wrong password leaves is no padding, or by chance some, and no key then.
+            pkcs8::Error::EncryptedPrivateKey(pkcs5::Error::DecryptFailed) | pkcs8::Error::Asn1(_) => {
+                self.bad_key("cannot be decrypted: certificate_password is not its password")
+            }
+            cause => unsupported(cause),
+        })?;
         Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into())
     }
 
@@ -101,9 +105,9 @@ pub(super) fn read_certificates(path: &Path, option: &str) -> Result<Vec<Certifi
     let bytes = read(path, option)?;
     let chain = CertificateDer::pem_slice_iter(&bytes)
         .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|cause| refused(path, option, &format!("is no PEM file: {cause}")))?;
+        .map_err(|cause| refused(path, option, &format!("is no certificate in PEM: {cause}")))?;
     if chain.is_empty() {
-        return Err(refused(path, option, &"has no PEM block with a certificate"));
+        return Err(refused(path, option, &"has no certificate in PEM (`-----BEGIN CERTIFICATE-----`)"));
     }
     Ok(chain)
 }
@@ -125,12 +129,12 @@ fn check_dates(certificate: &CertificateDer<'_>, path: &Path) -> Result<()> {
 }
 
 fn read(path: &Path, option: &str) -> Result<Vec<u8>> {
+    // BAD_CERTIFICATE for a file that may not be read, as for one that is not there: the host catches one kind.
     fs::read(path).map_err(|cause| {
-        let status = if cause.kind() == io::ErrorKind::PermissionDenied {
-            Status::PermissionDenied
-        } else {
-            Status::BadCertificate
+        let advice = match cause.kind() {
+            io::ErrorKind::PermissionDenied => "; the user this process runs as must be able to read it",
+            _ => "",
         };
-        Error::new(status, format!("{option} {}: {cause}", path.display()))
+        refused(path, option, &format!("{cause}{advice}"))
     })
 }

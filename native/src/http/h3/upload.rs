@@ -1,0 +1,136 @@
+//! The request body of one HTTP/3 request.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::{Buf, Bytes};
+use h3::error::Code;
+
+use super::request::{Broken, Incoming};
+use crate::exchange::Inlet;
+use crate::http::message::{Pace, joined};
+use crate::limits::Limits;
+use crate::record::Reason;
+
+/// The request body on its way in.
+pub(super) struct Upload {
+    incoming: Incoming,
+    pace: Pace,
+    declared: Option<u64>,
+    received: u64,
+    limit: u64,
+    /// Everything has come, trailers excepted.
+    pub(super) ended: bool,
+}
+
+impl Upload {
+    pub(super) fn new(incoming: Incoming, declared: Option<u64>, limits: &Limits) -> Upload {
+        let (pace, limit) = (Pace::new(limits), limits.body_bytes);
+        Upload { incoming, pace, declared, received: 0, limit, ended: false }
+    }
+
+    /// Nobody reads what may still come (RFC 9114 section 4.1).
+    pub(super) fn stop(&mut self) {
+        if !self.ended {
+            self.incoming.stop_sending(Code::H3_NO_ERROR);
+        }
+    }
+
+    /// What is here already: most requests are, with their end.
+    pub(super) async fn take_ready(&mut self, body: &mut Vec<u8>) -> Result<(), Broken> {
+        poll_fn(|context| {
+            Poll::Ready(match self.incoming.poll_recv_data(context) {
+                Poll::Pending => Ok(()),
+                Poll::Ready(Err(cause)) => Err(cause.into()),
+                Poll::Ready(Ok(None)) => self.end(),
+                Poll::Ready(Ok(Some(mut data))) => {
+                    let data = data.copy_to_bytes(data.remaining());
+                    body.extend_from_slice(&data);
+                    self.count(data.len())
+                }
+            })
+        })
+        .await
+    }
+
+    /// The next piece, no slower than limit `body_rate`; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        let Upload { incoming, pace, .. } = self;
+        let piece = pace.next(incoming.recv_data()).await.ok_or(Broken(Reason::Timeout))??;
+        let Some(mut piece) = piece else {
+            self.end()?;
+            return Ok(None);
+        };
+        let data = piece.copy_to_bytes(piece.remaining());
+        drop(piece);
+        self.count(data.len())?;
+        self.pace.received(data.len());
+        Ok(Some(data))
+    }
+
+    /// The body may not be longer than it says (RFC 9114 section 4.1.2).
+    fn count(&mut self, size: usize) -> Result<(), Broken> {
+        self.received += size as u64;
+        if self.declared.is_some_and(|length| self.received > length) {
+            return Err(Broken(Reason::Protocol));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Broken> {
+        self.ended = true;
+        if self.declared.is_some_and(|length| self.received != length) {
+            return Err(Broken(Reason::Protocol));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn trailers(&mut self) -> Result<Vec<u8>, Broken> {
+        let trailers = self.pace.next(self.incoming.recv_trailers()).await.ok_or(Broken(Reason::Timeout))??;
+        Ok(trailers.as_ref().map(joined).unwrap_or_default())
+    }
+
+    /// Feeds the host within its credit, until it wants no more.
+    pub(super) async fn feed(mut self, inlet: Inlet) {
+        match self.pour(&inlet).await {
+            Ok(()) => {}
+            Err(Broken(reason)) => inlet.fail(reason),
+        }
+        self.stop();
+    }
+
+    async fn pour(&mut self, inlet: &Inlet) -> Result<(), Broken> {
+        loop {
+            let mut credit = pin!(poll_fn(|context| match inlet.exchange().poll_ready(context) {
+                Poll::Ready(()) => inlet.poll_credit(context),
+                Poll::Pending => Poll::Pending,
+            }));
+            let begun = tokio::time::Instant::now();
+            let Some(_) = credit.as_mut().await else { return Ok(()) };
+            self.pace.pause(begun.elapsed());
+            let piece = {
+                let mut next = pin!(self.next());
+                poll_fn(|context| match inlet.poll_over(context) {
+                    Poll::Ready(()) => Poll::Ready(None),
+                    Poll::Pending => next.as_mut().poll(context).map(Some),
+                })
+                .await
+            };
+            let Some(piece) = piece else { return Ok(()) };
+            match piece? {
+                Some(data) => {
+                    if self.limit > 0 && self.received > self.limit {
+                        return Err(Broken(Reason::Limit));
+                    }
+                    inlet.push(&data, false);
+                }
+                None => {
+                    let trailers = self.trailers().await?;
+                    inlet.push_end(&trailers);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

@@ -28,7 +28,9 @@ def ready(server: NativeServer) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("--certificate", "--key", "--client-ca"):
         parser.add_argument(name, required=True)
     options = parser.parse_args()

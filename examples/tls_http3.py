@@ -35,7 +35,9 @@ def ready(server: NativeServer) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--key", type=Path)
     options = parser.parse_args()

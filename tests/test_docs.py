@@ -1,18 +1,30 @@
-"""Every Python program in the README and the quick start runs as pasted, answers a real client, and stops."""
+"""The pages for users: their programs run as pasted, and their errors have the texts that they say."""
 
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from curl_cffi import CurlHttpVersion
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from server_native import (
+    Limits,
+    NativeDirectRequest,
+    errors,
+    serve_native_direct,
+    serve_secure_native_direct,
+)
+from tests.integration.certificates import Authority
 from tests.integration.h3_clients import curl
+from tests.integration.servers import Serve
 from tests.programs import ROOT, Program, ask, on_port_0, running
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -158,3 +170,101 @@ CHECKS: dict[str, Check] = {
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+# --- the errors of the troubleshooting page -------------------------------------------------------------------------
+
+TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files as users have them, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def is_explained(error: BaseException, *replaced: tuple[str, str]) -> None:
+    """The text of an error stands on the page, after what is different each time was replaced."""
+    text = f"{type(error).__name__}: {error}"
+    for pattern, example in replaced:
+        text = re.sub(pattern, example, text)
+    assert text.splitlines()[0] in TROUBLE
+
+
+def test_errors_of_addresses() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(errors.AddressInUseError) as raised:
+            serve_native_direct(lambda _: "", port=port)
+    is_explained(raised.value, (str(port), "8080"))
+    with pytest.raises(errors.AddressNotAvailableError) as elsewhere:
+        serve_native_direct(lambda _: "", host="192.0.2.1", port=0)
+    is_explained(elsewhere.value, (":0:", ":8080:"))
+
+
+def test_errors_of_certificates(here: Path, authority: Authority) -> None:
+    good, other, old = authority.issue(), authority.issue(), authority.expired()
+    locked = authority.encrypted(good, "right").key_path.read_bytes()
+    certificate, key = good.certificate_path.read_bytes(), good.key_path.read_bytes()
+
+    def refuses(certificate: bytes | None, key: bytes, swap: bool = False, **more: str) -> None:
+        for name, content in (("cert.pem", certificate), ("key.pem", key)):
+            Path(name).unlink(missing_ok=True)
+            if content is not None:
+                Path(name).write_bytes(content)
+        first, second = ("key.pem", "cert.pem") if swap else ("cert.pem", "key.pem")
+        options: dict[str, Any] = {"certificate_path": first, "key_path": second, **more}
+        with pytest.raises(errors.CertificateError) as raised:
+            serve_secure_native_direct(lambda _: "", port=0, **options)
+        is_explained(raised.value, (r"on 20[\dT:-]+Z", "on 2026-01-31T00:00:00Z"))
+
+    refuses(None, key)
+    refuses(certificate, key, swap=True)
+    refuses(certificate, other.key_path.read_bytes())
+    refuses(certificate, locked)
+    refuses(certificate, locked, certificate_password="wrong")  # noqa: S106
+    refuses(old.certificate_path.read_bytes(), old.key_path.read_bytes())
+
+
+def test_errors_of_websockets(serve: Serve) -> None:
+    async def echo(request: NativeDirectRequest) -> None:
+        async with request.accept_websocket() as websocket:
+            async for message in websocket:
+                await websocket.send(message)
+
+    running = serve(echo, limits=Limits(ws_message_bytes=1000))
+    url = f"{running.server.url}/"
+    assert ask(url).decode().strip() in TROUBLE
+    with connect(url.replace("http", "ws"), proxy=None) as large:
+        large.send("x" * 1001)
+        with pytest.raises(ConnectionClosed) as closed:
+            large.recv(10)
+        assert f"| {closed.value.rcvd and closed.value.rcvd.code} |" in TROUBLE
+    with connect(url.replace("http", "ws"), proxy=None) as last:
+        running.server.close()
+        with pytest.raises(ConnectionClosed) as closed:
+            last.recv(10)
+        assert f"| {closed.value.rcvd and closed.value.rcvd.code} |" in TROUBLE
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("native/src/listen/accept.rs", "cannot accept a connection (next try in "),
+        ("server_native/_server.py", "HTTP/3 is off: it needs TLS, which this server has not"),
+        ("server_native/_library.py", "no native library of server_native was found. Searched:"),
+        ("server_native/_ffi.py", "threads do not survive a fork: "),
+        ("server_native/_ffi.py", "the library was built from other "),
+    ],
+)
+def test_texts_that_take_more_to_see_stand_in_the_source(path: str, text: str) -> None:
+    assert text in (ROOT / path).read_text()
+    assert text in TROUBLE
+
+
+def test_limits_that_are_named_exist() -> None:
+    known = {entry.name for entry in fields(Limits)}
+    named = re.findall(r"Limits\(([^)]+)\)", TROUBLE)
+    assert named
+    assert {name.strip() for group in named for name in re.findall(r"(\w+)=", group)} <= known

@@ -99,7 +99,8 @@ def running(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-W", "error", *(["-c", _LOGGED] if logged else []), str(path)]
     command += map(str, arguments)
-    code = 0 if re.search(r"\bserve_", path.read_text()) else -signal.SIGTERM
+    heeds = re.search(r"\b(?:serve_|add_signal_handler)", path.read_text())
+    code = 0 if heeds else -signal.SIGTERM
     with subprocess.Popen(
         command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True
     ) as process:

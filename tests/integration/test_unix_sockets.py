@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from server_native import (
     NativeDirectRequest,
     NativeDirectResponse,
     NativeServer,
+    _ffi,
     errors,
     start_native_direct,
 )
+from server_native.binds import Place
+from server_native.config import ServerConfig
 from tests.faults.harness import Child
 from tests.integration.certificates import Authority, Identity
 from tests.integration.clients import H2, Wire, eventually
@@ -77,7 +80,7 @@ def is_socket(path: str) -> bool:
     return stat.S_ISSOCK(Path(path).lstat().st_mode)
 
 
-@contextmanager
+@contextlib.contextmanager
 def listening(path: str) -> Iterator[socket.socket]:
     """A server that is not ours. Its file stays, as nobody removes it."""
     with socket.socket(socket.AF_UNIX) as other:
@@ -438,6 +441,38 @@ def test_of_servers_that_start_together_one_has_the_path(path: str) -> None:
     finally:
         for child in children:
             child.__exit__(None, None, None)
+
+
+def test_nor_do_two_have_it_in_any_of_many_tries(path: str) -> None:
+    """The moment is short: without the lock that keeps them apart, one try in sixty had two winners or none."""
+    runtimes = [_ffi.Runtime(0) for _ in range(6)]
+    try:
+        for _ in range(300):
+            with listening(path):
+                pass
+            together, won = threading.Barrier(len(runtimes)), list[tuple[_ffi.Runtime, int]]()
+
+            def start(
+                runtime: _ffi.Runtime,
+                together: threading.Barrier = together,
+                won: list[tuple[_ffi.Runtime, int]] = won,
+            ) -> None:
+                together.wait()
+                with contextlib.suppress(errors.NativeIOError):
+                    won.append((runtime, runtime.bind(Place(uds=path), ServerConfig(), 0)))
+
+            threads = [threading.Thread(target=start, args=(each,)) for each in runtimes]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(won) == 1
+            runtime, listener = won[0]
+            runtime.close(listener)
+            assert not exists(path)
+    finally:
+        for runtime in runtimes:
+            runtime.free()
 
 
 def test_no_other_file_is_touched(path: str) -> None:

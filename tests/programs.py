@@ -99,7 +99,7 @@ def running(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-W", "error", *(["-c", _LOGGED] if logged else []), str(path)]
     command += map(str, arguments)
-    code = 0 if re.search(r"\bserve_", path.read_text()) else -signal.SIGTERM
+    code = 0 if re.search(r"\bserve_|add_signal_handler", path.read_text()) else -signal.SIGTERM
     with subprocess.Popen(
         command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True
     ) as process:

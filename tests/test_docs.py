@@ -22,7 +22,7 @@ from server_native import (
     serve_native_direct,
     serve_secure_native_direct,
 )
-from tests.integration.certificates import Authority
+from tests.integration.certificates import Authority, Identity
 from tests.integration.h3_clients import curl
 from tests.integration.servers import Serve
 from tests.programs import ROOT, Program, ask, on_port_0, running
@@ -152,6 +152,12 @@ CHECKS: dict[str, Check] = {
         ("/health", None, b'{"ok":true}'), ("/", "süß".encode(), "echo: süß".encode())
     ),
     "quickstart: Inside an asyncio program": says(("/", None, b"hello\n")),
+    "quickstart: The HttpServer style": says(
+        ("/health", None, b'{"ok":true}'), ("/other", None, b"Not Found\n")
+    ),
+    "quickstart: The HttpServer style (2)": at_every_address(1, "loopback ok\n"),
+    "quickstart: The HttpServer style (3)": over_every_version("secure ok\n"),
+    "quickstart: A callback": says(("/there", None, b"hello /there\n")),
     "quickstart: This machine only": at_every_address(1, "loopback ok\n"),
     "quickstart: `localhost` and `any`": at_every_address(1, "you came in by {host}\n"),
     "quickstart: Several addresses": at_every_address(2, "explicit binds ok\n"),
@@ -192,12 +198,24 @@ def is_explained(error: BaseException, *replaced: tuple[str, str]) -> None:
     assert text.splitlines()[0] in TROUBLE
 
 
-def test_errors_of_addresses() -> None:
+def test_errors_of_addresses(here: Path, identity: Identity) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(errors.AddressInUseError) as raised:
             serve_native_direct(lambda _: "", port=port)
     is_explained(raised.value, (str(port), "8080"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        port = datagrams.getsockname()[1]
+        with pytest.raises(errors.AddressInUseError) as raised:
+            serve_secure_native_direct(
+                lambda _: "", host="127.0.0.1", port=port, **identity.options
+            )
+    is_explained(raised.value, (str(port), "8443"))
+    Path("app.sock").touch()
+    with pytest.raises(errors.AddressInUseError) as raised:
+        serve_native_direct(lambda _: "", uds="app.sock")
+    is_explained(raised.value)
     with pytest.raises(errors.AddressNotAvailableError) as elsewhere:
         serve_native_direct(lambda _: "", host="192.0.2.1", port=0)
     is_explained(elsewhere.value, (":0:", ":8080:"))

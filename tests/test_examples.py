@@ -74,7 +74,7 @@ def test_every_example_is_run_here() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_short(name: str) -> None:
     lines = (ROOT / "examples" / name).read_text().splitlines()
-    assert len(lines) <= (70 if name == "profile_server.py" else 60)
+    assert len(lines) <= 60
 
 
 @pytest.mark.parametrize("name", sorted(QUESTIONS))

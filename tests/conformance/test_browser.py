@@ -155,11 +155,6 @@ class Hangs(Exception):
     """No answer came."""
 
 
-@pytest.mark.xfail(
-    raises=Hangs,
-    reason="the server stops the upload (STOP_SENDING) as soon as it has answered, as RFC 9114 section 4.1 lets it; "
-    "Chromium then waits for ever for its upload to end, and shows no answer",
-)
 def test_an_upload_that_nobody_reads_is_answered(
     serve: Serve, identity: Identity, tmp_path: Path
 ) -> None:

@@ -246,7 +246,7 @@ async fn exchange(
         Ok(head) => head,
         Err(refusal) => {
             connection.count_refusal(refusal);
-            upload.stop();
+            tokio::spawn(upload.discard());
             return reply.whole(refused(refusal)).await;
         }
     };
@@ -263,6 +263,7 @@ async fn exchange(
                 Ok(None) => break,
                 Err(Broken(Reason::Timeout)) => {
                     connection.count_refusal(SLOW);
+                    tokio::spawn(upload.discard());
                     return reply.whole(refused(SLOW)).await;
                 }
                 Err(broken) => return Err(broken),

@@ -3,15 +3,21 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h3::error::Code;
+use tokio::time::Instant;
 
 use super::request::{Broken, Incoming};
 use crate::exchange::Inlet;
 use crate::http::message::{Pace, joined};
 use crate::limits::Limits;
 use crate::record::Reason;
+
+/// How long and how much is read away after an early answer, as in HTTP/1.1.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+const DISCARD_BYTES: usize = 1024 * 1024;
 
 /// The request body on its way in.
 pub(super) struct Upload {
@@ -30,8 +36,18 @@ impl Upload {
         Upload { incoming, pace, declared, received: 0, limit, ended: false }
     }
 
-    /// Nobody reads what may still come (RFC 9114 section 4.1).
-    pub(super) fn stop(&mut self) {
+    /// Reads a rest nobody wants away, then has the peer stop (RFC 9114 section 4.1). Not at once: a browser that hears of
+    /// the stop before it has the answer waits for its own upload ever after.
+    pub(super) async fn discard(mut self) {
+        let until = Instant::now() + DISCARD_TIME;
+        let mut left = DISCARD_BYTES;
+        while !self.ended && left > 0 {
+            match tokio::time::timeout_at(until, self.incoming.recv_data()).await {
+                Ok(Ok(Some(piece))) => left = left.saturating_sub(piece.remaining()),
+                Ok(Ok(None) | Err(_)) => return,
+                Err(_) => break,
+            }
+        }
         if !self.ended {
             self.incoming.stop_sending(Code::H3_NO_ERROR);
         }
@@ -93,11 +109,10 @@ impl Upload {
 
     /// Feeds the host within its credit, until it wants no more.
     pub(super) async fn feed(mut self, inlet: Inlet) {
-        match self.pour(&inlet).await {
-            Ok(()) => {}
-            Err(Broken(reason)) => inlet.fail(reason),
+        if let Err(Broken(reason)) = self.pour(&inlet).await {
+            inlet.fail(reason);
         }
-        self.stop();
+        self.discard().await;
     }
 
     async fn pour(&mut self, inlet: &Inlet) -> Result<(), Broken> {
@@ -106,7 +121,7 @@ impl Upload {
                 Poll::Ready(()) => inlet.poll_credit(context),
                 Poll::Pending => Poll::Pending,
             }));
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             let Some(_) = credit.as_mut().await else { return Ok(()) };
             self.pace.pause(begun.elapsed());
             let piece = {

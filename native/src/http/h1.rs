@@ -30,7 +30,7 @@ use super::guard::{Body, Rejection, Version};
 use super::heads::{Delimiter, Persistence, Template};
 use super::input::Input;
 use super::output::Output;
-use super::upgrade::{self, Mode};
+use super::upgrade::{Channel, Mode};
 use super::{Connection, Transport};
 use crate::connections::Phase;
 use crate::exchange::Stream;
@@ -45,6 +45,7 @@ const DISCARD: u64 = 64 * 1024;
 /// How long and how much is read away before a close.
 const LINGER_MS: u32 = 2_000;
 const LINGER_BYTES: u64 = 1024 * 1024;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const BODY_TOO_LARGE: &str = "the body is larger than limit body_bytes";
 
 /// Serves until the connection ends. `first` is what detection has read already.
@@ -72,9 +73,9 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         session.poll(context)
     })
     .await;
-    if let Stage::Upgraded(stream, mode) = session.stage {
+    if let Stage::Upgraded(stream, mode, body) = session.stage {
         let Session { socket, connection, input, output, .. } = session;
-        upgrade::serve(socket, input, output, stream, mode, &connection.member, &connection.site).await;
+        Channel::new(socket, input, output, stream, &connection.member, &connection.site).serve(mode, body).await;
     }
 }
 
@@ -102,8 +103,8 @@ enum Stage {
         shut: bool,
         left: u64,
     },
-    /// The connection has left HTTP: the session is over, and the stream goes on without it.
-    Upgraded(Stream, Mode),
+    /// The connection has left HTTP: the session is over, and the stream goes on without it, the rest of the body first.
+    Upgraded(Stream, Mode, Body),
 }
 
 type Step = Poll<ControlFlow<()>>;

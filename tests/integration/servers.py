@@ -124,7 +124,7 @@ class Running:
     def close(self, grace: float | None = None) -> None:
         """Begins to stop, as a thread of the application may."""
         self.server.close(grace=grace)
-        if self._loop is not None and self._leave is not None:
+        if self._loop is not None and self._leave is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._leave.set)
 
     def join(self) -> None:
@@ -197,6 +197,14 @@ class Serve:
             running = Running(handler, "blocking", options)
         else:
             running = Running(mode.adapt(handler), mode.host, {**mode.options, **options})
+        self._running.append(running)
+        return running
+
+    def as_it_is(
+        self, handler: Callable[[NativeDirectRequest], Any], mode: Mode, **options: Any
+    ) -> Running:
+        """Runs a handler that is what the mode needs already."""
+        running = Running(handler, mode.host, {**mode.options, **options})
         self._running.append(running)
         return running
 

@@ -131,8 +131,10 @@ impl State {
             self.counters.stale_commands += 1;
             return;
         };
-        let over = slot.finished || (slot.sealed && !matches!(order.command, Command::Reset | Command::Credit));
-        if over {
+        // On a duplex stream of bytes END with a code says that nothing more is read either; it may follow a plain END.
+        let deafens = order.command == Command::End && order.code != 0 && slot.duplex && !slot.messages;
+        let late = slot.sealed && !deafens && !matches!(order.command, Command::Reset | Command::Credit);
+        if slot.finished || late {
             self.counters.stale_commands += 1;
             return;
         }
@@ -165,9 +167,8 @@ impl State {
             return;
         }
         slot.sealed = order.end;
-        // On a duplex stream of bytes END with a code says that nothing more is read either.
-        let deaf = !slot.duplex || slot.ended || (order.code != 0 && !slot.messages);
-        slot.finished = order.end && (deaf || order.command == Command::Reset);
+        slot.finished =
+            order.end && (!slot.duplex || slot.ended || deafens || order.command == Command::Reset);
         if slot.finished {
             wakers.extend(slot.feeder.take());
         }

@@ -85,7 +85,7 @@ class HandlerSite:
         websocket = ThreadWebSocket(
             request, outbox, subprotocol, self._receive_window, self._message_window
         )
-        request._left = sink.left = websocket
+        self._hand_over(request, sink, websocket)
         outbox.upgrade(request.stream, 101, fields, FLAG_TEXT, self._message_window)
         outbox.flush()
         return websocket
@@ -93,19 +93,29 @@ class HandlerSite:
     def detach(self, request: NativeDirectRequest, status: int, fields: bytes) -> object:
         """For a handler on a pool thread: bytes from now on."""
         sink = self._sink(request)
-        outflow = sink.outflow
+        outflow, stream = sink.outflow, request.stream
+        # One thread may read while another writes: each direction has an outbox of its own.
+        outbox = Outbox(self._pump.runtime)
         inflow = request._inflow
         if inflow is None:
-            first = b"" if request._taken else request._payload
-            inflow = ThreadInflow(
-                request.stream, outflow.outbox, first, self._receive_window, False
-            )
+            inflow = ThreadInflow(stream, outbox, request._payload, self._receive_window, False)
+            if request._taken:
+                inflow.forget()
+        inflow._outbox = outbox
+        # Before UPGRADE goes: what the peer says after it may come at once.
         inflow.reopen()
         socket = ThreadDetachedSocket(request, inflow, outflow)
-        request._left = sink.left = socket
-        outflow.outbox.upgrade(request.stream, status, fields, 0, 0)
+        self._hand_over(request, sink, socket)
+        outflow.outbox.upgrade(stream, status, fields, 0, 0)
         outflow.outbox.flush()
         return socket
+
+    @staticmethod
+    def _hand_over(request: NativeDirectRequest, sink: _Sink, left: Left) -> None:
+        request._left = sink.left = left
+        if request._disconnected:
+            # The pump's thread has told it while nobody listened.
+            left._on_reset(Reason.GONE)
 
     def _sink(self, request: NativeDirectRequest) -> _Sink:
         sink = self._pump.streams.get(request.stream)
@@ -175,7 +185,9 @@ class HandlerSite:
             outbox.reset(request.stream, CANCELLED)
         finally:
             try:
-                outbox.flush()
+                # What has left HTTP has flushed under its own lock; the pump may be in there.
+                if request._left is None:
+                    outbox.flush()
             except Exception:
                 # The server has stopped meanwhile: nobody is there to answer.
                 log.debug("an answer came after the server had stopped", exc_info=True)
@@ -187,9 +199,12 @@ class HandlerSite:
             result = self._handler(request)
             return as_response(result) if request._left is None else parted(request, result)
         except ClientDisconnected:
-            raise
+            if request._left is None:
+                raise
+            return _PARTED
         except HandshakeError as error:
-            return refused(request, error)
+            response = refused(request, error)
+            return response if request._left is None else FAILED
         except Exception:
             log.exception("the handler failed on %r", request)
             return FAILED

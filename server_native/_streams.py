@@ -56,6 +56,8 @@ class Inflow:
         self._owed = window if expects else 0
         self._expects = expects
         self._ended = False
+        # The stream has left HTTP before its body was complete: the next end is the body's.
+        self._goes_on = False
         self._failure: ClientDisconnected | None = None
         self.trailers = b""
 
@@ -63,19 +65,32 @@ class Inflow:
         """Body bytes have come."""
         if data:
             self._chunks.append(data)
-        self._ended |= end
+        if end:
+            self._end()
         self._notify()
 
     def end(self, trailers: bytes) -> None:
         """The body is complete."""
         self.trailers = trailers
-        self._ended = True
+        self._end()
         self._notify()
 
+    def forget(self) -> None:
+        """What is here was read already, past this object."""
+        self._owed += sum(map(len, self._chunks))
+        self._chunks.clear()
+
     def reopen(self) -> None:
-        """The stream has left HTTP: what follows the body, or takes its place, is another protocol's."""
+        """The stream has left HTTP: what follows the body is another protocol's, and has an end of its own."""
+        self._goes_on = not self._ended
         self._ended = False
-        self.trailers = b""
+        # While the body was complete nothing was given back.
+        if self._owed >= self._window // 2 and not self._expects:
+            self._grant()
+
+    def _end(self) -> None:
+        self._ended = not self._goes_on
+        self._goes_on = False
 
     def fail(self, reason: int) -> None:
         """The stream was reset: a reader gets :class:`ClientDisconnected` unless the body is complete."""
@@ -157,6 +172,11 @@ class ThreadInflow(Inflow):
         with self._condition:
             super().fail(reason)
 
+    def reopen(self) -> None:
+        with self._condition:
+            super().reopen()
+            self._outbox.flush()
+
     def next(self) -> bytes:
         """The next chunk; empty at the end. Blocks; native limits (``body_rate``) bound how long."""
         with self._condition:
@@ -230,6 +250,8 @@ class LoopOutflow(Outflow):
                 await asyncio.sleep(0)
 
     async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise RuntimeError("two tasks write to the same stream: let one wait for the other")
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
@@ -246,7 +268,9 @@ class ThreadOutflow(Outflow):
 
     def __init__(self, stream: int, outbox: Outbox, window: int) -> None:
         super().__init__(stream, outbox, window)
-        self._condition = threading.Condition()
+        #: Held while anything is said: an outbox is one thread's at a time.
+        self.lock = threading.RLock()
+        self._condition = threading.Condition(self.lock)
 
     def writable(self, size: int) -> None:
         with self._condition:
@@ -268,7 +292,7 @@ class ThreadOutflow(Outflow):
                 piece = view[: min(len(view), self.window, 64 * 1024)]
                 view = view[len(piece) :]
                 self.put(bytes(piece))
-            self.outbox.flush()
+                self.outbox.flush()
 
     def _notify(self) -> None:
         self._condition.notify_all()

@@ -102,11 +102,12 @@ class TaskSite(HandlerSite):
         outbox, stream = self._pump.outbox, request.stream
         inflow = request._inflow
         if inflow is None:
-            first = b"" if request._taken else request._payload
-            inflow = LoopInflow(stream, outbox, first, self._receive_window, False)
-        inflow.reopen()
+            inflow = LoopInflow(stream, outbox, request._payload, self._receive_window, False)
+            if request._taken:
+                inflow.forget()
         socket = DetachedSocket(request, inflow, LoopOutflow(stream, outbox, self._window))
         self._part(request, socket)
+        inflow.reopen()
         outbox.upgrade(stream, status, fields, 0, 0)
         return socket
 
@@ -166,7 +167,9 @@ class TaskSite(HandlerSite):
 
     def _refuse(self, request: NativeDirectRequest) -> None:
         outbox = self._pump.outbox
-        if request.disconnected or request._left is not None:
+        if request._left is not None:
+            request._left._finish(1011)
+        elif request.disconnected:
             outbox.reset(request.stream, CANCELLED)
         else:
             outbox.head(request.stream, 500, FAILED.fields, FAILED.payload, True)

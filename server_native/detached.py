@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ._ffi import Reason
+from ._ffi import FLAG_END, Reason
 from ._streams import Inflow, LoopInflow, LoopOutflow, Outflow, ThreadInflow, ThreadOutflow
+from .errors import StoppingError
 
 if TYPE_CHECKING:
     from .http import NativeDirectRequest
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["DetachedSocket", "ThreadDetachedSocket"]
 
 _CANCELLED = Reason.CANCELLED
+#: As code of END: nothing more is read either (ADR 0001).
+_DEAF = 1
 
 
 class _Common:
@@ -22,13 +26,15 @@ class _Common:
         self.request = request
         self._inflow = inflow
         self._outflow = outflow
+        #: Our direction has ended; nothing is read any more; the stream is gone.
         self._sealed = False
+        self._deaf = False
         self._over = False
 
     # --- what the pump tells ---------------------------------------------------------------------
 
     def _on_data(self, data: bytes, flags: int) -> None:
-        self._inflow.feed(data, bool(flags & 1))
+        self._inflow.feed(data, bool(flags & FLAG_END))
 
     def _on_end(self, trailers: bytes, _code: int) -> None:
         self._inflow.end(trailers)
@@ -42,8 +48,9 @@ class _Common:
         self._outflow.writable(size)
 
     def _on_drain(self) -> None:
-        self._on_reset(Reason.STOPPING)
-        self._outflow.outbox.reset(self.request.stream, Reason.STOPPING)
+        # The handler learns of it from whatever it does next; its end is the stream's.
+        self._inflow.fail(Reason.STOPPING)
+        self._outflow.fail(Reason.STOPPING)
 
     def _on_pong(self, data: bytes) -> None:
         """Only message streams have pongs."""
@@ -55,6 +62,11 @@ class _Common:
             self._sealed = True
             self._outflow.outbox.end(self.request.stream)
 
+    def _close(self) -> None:
+        if not self._deaf and not self._over:
+            self._sealed = self._deaf = True
+            self._outflow.outbox.end(self.request.stream, code=_DEAF)
+
     def _abort(self) -> None:
         if not self._over:
             self._over = True
@@ -64,12 +76,18 @@ class _Common:
 
     def _check_open(self) -> None:
         if self._sealed:
-            raise RuntimeError("nothing can be sent after close_write()")
+            raise RuntimeError("nothing can be sent after close_write() or close()")
+
+    def _check_heard(self) -> None:
+        if self._deaf:
+            raise RuntimeError(
+                "nothing can be received after close(): use close_write() to go on reading"
+            )
 
     def _finish(self, code: int) -> None:
         """The handler is done: an orderly end, or after a failure an abrupt one."""
-        if code == 1000:
-            self._seal()
+        if code == 1000 and self._outflow.failure is None:
+            self._close()
         else:
             self._abort()
 
@@ -80,8 +98,8 @@ class _Common:
 class DetachedSocket(_Common):
     """Bytes both ways, for coroutines. Made by ``request.detach_socket()``.
 
-    What was read of the connection before comes first, an unread request body included. Leaving ``async with``
-    ends our direction, or aborts after an exception.
+    What was read of the connection before comes first, an unread request body included. Leaving ``async with``, or
+    returning from the handler, closes; an exception aborts. One task may receive and one may send.
     """
 
     _inflow: LoopInflow
@@ -92,6 +110,7 @@ class DetachedSocket(_Common):
 
         Raises :class:`~server_native.ClientDisconnected` when the connection was reset.
         """
+        self._check_heard()
         return await self._inflow.next()
 
     async def send(self, data: bytes) -> None:
@@ -105,10 +124,10 @@ class DetachedSocket(_Common):
 
     async def close(self) -> None:
         """Ends our direction after everything was sent; what the peer still sends is not read."""
-        self._seal()
+        self._close()
 
     def abort(self) -> None:
-        """Resets the connection."""
+        """Resets the connection. Over HTTP/2 the peer sees an ordinary end of the stream instead."""
         self._abort()
 
     async def __aenter__(self) -> DetachedSocket:
@@ -124,13 +143,17 @@ class DetachedSocket(_Common):
 
 
 class ThreadDetachedSocket(_Common):
-    """Bytes both ways, for plain handlers: as :class:`DetachedSocket`, blocking the thread."""
+    """Bytes both ways, for plain handlers: as :class:`DetachedSocket`, blocking the thread.
+
+    Any number of threads may send, each of its pieces stays whole up to 64 KiB; one may receive.
+    """
 
     _inflow: ThreadInflow
     _outflow: ThreadOutflow
 
     def receive(self) -> bytes:
         """The next bytes; empty at the peer's end. Blocks."""
+        self._check_heard()
         return self._inflow.next()
 
     def send(self, data: bytes) -> None:
@@ -140,17 +163,21 @@ class ThreadDetachedSocket(_Common):
 
     def close_write(self) -> None:
         """Ends our direction; the peer may go on sending."""
-        self._seal()
-        self._outflow.outbox.flush()
+        with self._outflow.lock:
+            self._seal()
+            self._outflow.outbox.flush()
 
     def close(self) -> None:
-        """Ends our direction after everything was sent."""
-        self.close_write()
+        """Ends our direction after everything was sent; what the peer still sends is not read."""
+        with self._outflow.lock:
+            self._close()
+            self._outflow.outbox.flush()
 
     def abort(self) -> None:
-        """Resets the connection."""
-        self._abort()
-        self._outflow.outbox.flush()
+        """Resets the connection. Over HTTP/2 the peer sees an ordinary end of the stream instead."""
+        with self._outflow.lock:
+            self._abort()
+            self._outflow.outbox.flush()
 
     def __enter__(self) -> ThreadDetachedSocket:
         return self
@@ -162,4 +189,9 @@ class ThreadDetachedSocket(_Common):
         trace: TracebackType | None,
     ) -> None:
         self._finish(1000 if kind is None else 1011)
-        self._outflow.outbox.flush()
+
+    def _finish(self, code: int) -> None:
+        # When the server has stopped meanwhile, the peer has heard of it.
+        with self._outflow.lock, contextlib.suppress(StoppingError):
+            super()._finish(code)
+            self._outflow.outbox.flush()

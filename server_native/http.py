@@ -157,12 +157,18 @@ class NativeDirectRequest:
     def upgrade(self) -> str | None:
         """The protocol the client offers to go on with, in lower case (``websocket``); ``None`` without an offer.
 
-        From ``Upgrade`` (RFC 9110 section 7.8) or an extended CONNECT (RFC 8441).
+        From ``Upgrade`` (RFC 9110 section 7.8) or an extended CONNECT (RFC 8441). Of several the first, which the
+        client wants most.
         """
+        return next(iter(self._offers()), None)
+
+    def _offers(self) -> list[str]:
         if not self._flags & FLAG_UPGRADE:
-            return None
-        named = read_line(self._line).protocol or self.headers.get("upgrade")
-        return named.lower() if named else None
+            return []
+        named = read_line(self._line).protocol
+        lists = [named] if named else self.headers.get_all("upgrade")
+        names = (name.strip().lower() for value in lists for name in value.split(","))
+        return [name for name in names if name]
 
     @property
     def disconnected(self) -> bool:
@@ -218,10 +224,8 @@ class NativeDirectRequest:
         """
         _handshake.check(self)
         agreed = _handshake.subprotocol(self.headers, subprotocols)
-        fields = list(_pairs(headers))
-        if agreed is not None:
-            fields.append(("sec-websocket-protocol", agreed))
-        return self._peer.site.accept_websocket(self, encode_fields(fields), agreed)
+        fields = _handshake.answer(headers, agreed)
+        return self._peer.site.accept_websocket(self, fields, agreed)
 
     def detach_socket(
         self, *, headers: HeaderSource | None = None, write_headers: bool = True

@@ -12,6 +12,7 @@ a thread of their own. Pings, pongs and the closing handshake are native; nothin
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -19,8 +20,9 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ._ffi import MESSAGE_COST, Reason
-from ._messages import Arrivals, pieces
+from ._ffi import FLAG_TEXT, MESSAGE_COST, Reason
+from ._messages import Arrivals, pieces, whole
+from ._outbox import CHUNK
 from .errors import ConfigurationError, StoppingError, WebSocketClosed
 
 if TYPE_CHECKING:
@@ -59,20 +61,23 @@ class _Common:
         self.request = request
         #: The subprotocol that was agreed on, or ``None``.
         self.subprotocol = subprotocol
-        #: Code and reason of the end, once there is one: what the peer sent, or 1006 when it vanished.
+        #: Code and reason of the end, once there is one: what the peer sent, 1006 when it vanished, 1012 when the
+        #: server stops.
         self.close_code: int | None = None
         self.close_reason = ""
         self._outbox = outbox
         self._arrivals = Arrivals(request.stream, outbox, receive_window)
         self._window = self._whole_window = send_window
-        self._closing = False
+        self._longest = whole(send_window)
+        # What we have closed with.
+        self._said: tuple[int, str] | None = None
         self._pings: dict[bytes, Any] = {}
         self._numbers = itertools.count(1)
 
     @property
     def closed(self) -> bool:
         """Whether nothing can be sent any more."""
-        return self._closing or self.close_code is not None
+        return self._said is not None or self.close_code is not None
 
     # --- what the pump tells ---------------------------------------------------------------------
 
@@ -94,9 +99,13 @@ class _Common:
         """The peer was told 1012 when the stop began; who still works has the notice of the deadline."""
 
     def _on_pong(self, data: bytes) -> None:
-        waiter = self._pings.pop(data, None)
-        if waiter is not None:
-            self._answered(waiter)
+        if data not in self._pings:
+            return
+        # It answers the earlier ones too: a peer may leave all but the last out (RFC 6455 section 5.5.3).
+        for payload in list(self._pings):
+            self._answered(self._pings.pop(payload))
+            if payload == data:
+                return
 
     # --- shared steps ----------------------------------------------------------------------------
 
@@ -109,13 +118,13 @@ class _Common:
         self._notify()
 
     def _ended(self) -> WebSocketClosed:
-        if self.close_code is None:
-            return WebSocketClosed(_ABNORMAL, "the connection was closed here")
-        return WebSocketClosed(self.close_code, self.close_reason)
+        if self.close_code is None and self._said is not None:
+            return WebSocketClosed(*self._said)
+        code = _ABNORMAL if self.close_code is None else self.close_code
+        return WebSocketClosed(code, self.close_reason)
 
     def _fits(self, piece: bytes) -> bool:
-        # A piece larger than all there can be of it is sent when the window is whole.
-        return self._window >= min(len(piece) + MESSAGE_COST, self._whole_window)
+        return self._window >= len(piece) + MESSAGE_COST
 
     def _put(self, piece: bytes, flags: int) -> None:
         self._window -= len(piece) + MESSAGE_COST
@@ -126,7 +135,7 @@ class _Common:
         told = _check_close(code, reason)
         if self.closed:
             return False
-        self._closing = True
+        self._said = (code, reason)
         self._outbox.end(self.request.stream, told, code)
         return True
 
@@ -144,10 +153,16 @@ class _Common:
             raise self._ended()
         return payload
 
+    def _leave(self, kind: type[BaseException] | None) -> None:
+        """The handler leaves ``with``: whoever else sends or receives learns of it."""
+        code = 1000 if kind is None or issubclass(kind, WebSocketClosed) else 1011
+        if self._begin_close(code, ""):
+            self._notify()
+
     def _finish(self, code: int) -> None:
-        """The handler is done: closes what it has left open."""
-        if not self.closed:
-            self._begin_close(code, "")
+        """The handler is done: closes what it has left open. No event comes any more."""
+        self._begin_close(code, "")
+        self._over(*(self._said or (_ABNORMAL, "")))
 
     def _notify(self) -> None:
         raise NotImplementedError
@@ -173,6 +188,9 @@ class WebSocket(_Common):
     _reader: asyncio.Future[None] | None = None
     _turn: asyncio.Lock | None = None
     _writer: asyncio.Future[None] | None = None
+    #: Tasks that send and may have to wait.
+    _senders = 0
+    _since_yield = 0
 
     async def receive(self) -> Message:
         """The next message: ``str`` for text, ``bytes`` for binary.
@@ -187,7 +205,9 @@ class WebSocket(_Common):
             if self.closed:
                 raise self._ended()
             if self._reader is not None:
-                raise RuntimeError("two tasks receive from the same WebSocket")
+                raise RuntimeError(
+                    "two tasks receive from the same WebSocket: let one of them receive for both"
+                )
             self._reader = asyncio.get_running_loop().create_future()
             try:
                 await self._reader
@@ -197,29 +217,53 @@ class WebSocket(_Common):
     async def send(self, message: Sendable) -> None:
         """Sends ``str`` as text, bytes as binary; waits while the peer takes less than it is sent.
 
-        Raises :class:`~server_native.WebSocketClosed` when the connection is over.
+        Any number of tasks may send; messages stay whole. Raises :class:`~server_native.WebSocketClosed` when the
+        connection is over. Cancelled while it waits in the middle of a message too long to be sent at once (half of
+        limit ``ws_write_bytes``), it ends the connection.
         """
         data, text = _encoded(message)
-        if self.closed:
+        if self._said is not None or self.close_code is not None:
             raise self._ended()
-        if self._turn is None and len(data) + MESSAGE_COST <= self._window:
-            for piece, flags in pieces(data, text, self._whole_window):
-                self._put(piece, flags)
+        cost = len(data) + MESSAGE_COST
+        if self._senders or cost > self._window or len(data) > self._longest:
+            await self._send_in_turn(data, text)
             return
-        # Somebody waits, or we must: in order of arrival, and the pieces of one message together.
+        self._window -= cost
+        self._outbox.message(self.request.stream, data, FLAG_TEXT if text else 0)
+        self._since_yield += cost
+        if self._since_yield >= CHUNK:
+            # A handler that never waits must not keep the loop, nor what it has sent, to itself.
+            self._since_yield = 0
+            await asyncio.sleep(0)
+
+    async def _send_in_turn(self, data: bytes, text: bool) -> None:
+        """Somebody waits, or we must: in order of arrival, and the pieces of one message together."""
         if self._turn is None:
             self._turn = asyncio.Lock()
-        async with self._turn:
-            for piece, flags in pieces(data, text, self._whole_window):
-                while not self._fits(piece) and not self.closed:
-                    self._writer = asyncio.get_running_loop().create_future()
-                    try:
-                        await self._writer
-                    finally:
-                        self._writer = None
-                if self.closed:
-                    raise self._ended()
-                self._put(piece, flags)
+        self._senders += 1
+        begun = False
+        try:
+            async with self._turn:
+                for piece, flags in pieces(data, text, self._whole_window):
+                    while not self._fits(piece) and not self.closed:
+                        self._writer = asyncio.get_running_loop().create_future()
+                        try:
+                            await self._writer
+                        finally:
+                            self._writer = None
+                    if self.closed:
+                        raise self._ended()
+                    self._put(piece, flags)
+                    begun = True
+        except BaseException:
+            if begun and not self.closed:
+                # Cancelled between two pieces. What was sent cannot be taken back, and the next message would be
+                # taken for the rest of this one.
+                self._outbox.reset(self.request.stream, Reason.CANCELLED)
+                self._over(_ABNORMAL, "a message was broken off")
+            raise
+        finally:
+            self._senders -= 1
 
     async def ping(self, data: bytes | None = None) -> float:
         """Pings the peer and waits for its pong; the seconds that took.
@@ -256,18 +300,27 @@ class WebSocket(_Common):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._finish(1000 if kind is None or issubclass(kind, WebSocketClosed) else 1011)
+        self._leave(kind)
 
     def __aiter__(self) -> AsyncIterator[Message]:
-        return self._messages()
+        return self
 
-    async def _messages(self) -> AsyncIterator[Message]:
-        while True:
-            try:
-                message = await self.receive()
-            except WebSocketClosed:
-                return
-            yield message
+    async def __anext__(self) -> Message:
+        try:
+            return await self.receive()
+        except WebSocketClosed:
+            raise StopAsyncIteration from None
+
+    def _on_data(self, data: bytes, flags: int) -> None:
+        self._arrivals.feed(data, flags)
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def _on_writable(self, size: int) -> None:
+        self._window += size
+        if self._writer is not None and not self._writer.done():
+            self._writer.set_result(None)
 
     def _notify(self) -> None:
         for waiter in (self._reader, self._writer):
@@ -298,8 +351,11 @@ class ThreadWebSocket(_Common):
         send_window: int,
     ) -> None:
         super().__init__(request, outbox, subprotocol, receive_window, send_window)
-        self._changed = threading.Condition()
+        # Over everything that is said too: an outbox is one thread's at a time. A thread may come back to it.
+        self._changed = threading.Condition(threading.RLock())
         self._turn = threading.Lock()
+        #: Pings that were given up.
+        self._unanswered: set[threading.Event] = set()
 
     def receive(self, timeout: float | None = None) -> Message:
         """The next message. Raises ``TimeoutError`` after ``timeout`` seconds, and as :meth:`WebSocket.receive`."""
@@ -343,7 +399,8 @@ class ThreadWebSocket(_Common):
             with self._changed:
                 self._pings.pop(payload, None)
             raise TimeoutError(f"no pong came within {timeout} seconds")
-        if payload in self._pings or self.close_code is not None:
+        if answered in self._unanswered:
+            self._unanswered.discard(answered)
             raise self._ended()
         return monotonic() - begun
 
@@ -364,7 +421,8 @@ class ThreadWebSocket(_Common):
         trace: TracebackType | None,
     ) -> None:
         with self._changed:
-            self._finish(1000 if kind is None or issubclass(kind, WebSocketClosed) else 1011)
+            self._leave(kind)
+            self._flush_last()
 
     def __iter__(self) -> Iterator[Message]:
         while True:
@@ -392,13 +450,19 @@ class ThreadWebSocket(_Common):
         with self._changed:
             super()._on_writable(size)
 
+    def _on_pong(self, data: bytes) -> None:
+        with self._changed:
+            super()._on_pong(data)
+
     def _finish(self, code: int) -> None:
-        super()._finish(code)
-        try:
+        with self._changed:
+            super()._finish(code)
+            self._flush_last()
+
+    def _flush_last(self) -> None:
+        # When the server has stopped meanwhile, the peer has heard of it.
+        with contextlib.suppress(StoppingError):
             self._outbox.flush()
-        except StoppingError:
-            # The server has stopped meanwhile: the peer has heard of it.
-            return
 
     def _notify(self) -> None:
         self._changed.notify_all()
@@ -407,6 +471,7 @@ class ThreadWebSocket(_Common):
         waiter.set()
 
     def _lost(self, waiter: Any) -> None:
+        self._unanswered.add(waiter)
         waiter.set()
 
 

@@ -344,13 +344,15 @@ impl Exchange {
         if slot.finished || slot.ended {
             return;
         }
-        slot.ended = flags & FLAG_END != 0;
+        let ends = flags & FLAG_END != 0;
+        slot.ended = ends && !slot.body;
+        slot.body &= !ends;
         // Nothing is expected of a host that has ended its side of an upgraded stream before; a closed message stream is
         // over on both sides at once (RFC 6455 section 7.1.4).
         slot.finished = slot.ended && (slot.sealed || slot.messages);
         let parent = slot.parent;
         if event == Event::Data {
-            slot.credit = slot.credit.saturating_sub(payload.len() as u32 + slot.cost());
+            slot.credit -= i64::from(payload.len() as u32 + slot.cost());
         }
         state.filling.push(Record { stream: id, parent, kind: event as u8, flags, code, ..Record::default() }, payload);
         wake_consumer(state);

@@ -205,6 +205,14 @@ class Serve:
         self._running.append(running)
         return running
 
+    def as_it_is(
+        self, handler: Callable[[NativeDirectRequest], Any], mode: Mode, **options: Any
+    ) -> Running:
+        """Runs a handler that is what the mode needs already."""
+        running = Running(handler, mode.host, {**mode.options, **options})
+        self._running.append(running)
+        return running
+
     def embedded(
         self, handler: Callable[[NativeDirectRequest], Any], loop: str, **options: Any
     ) -> Running:

@@ -470,14 +470,14 @@ def test_a_handler_that_fails_in_the_middle_resets_the_stream_only(talk: Talk, m
 
 
 def test_an_answer_before_the_body_is_here(talk: Talk) -> None:
-    """The server needs no more of the request and says so with H3_NO_ERROR (RFC 9114 section 4.1)."""
+    """The server needs no more of a large request and says so with H3_NO_ERROR (RFC 9114 section 4.1), after the answer."""
 
     async def handler(request: NativeDirectRequest) -> tuple[int, str]:
         return 403, "no"
 
     async def conversation(client: H3) -> None:
         stream = client.begin(method="POST", end=False)
-        client.send(stream, b"x" * 100_000)
+        client.send(stream, MEBIBYTE * 5)
         answer = await client.answer(stream)
         assert (answer.status, answer.body, answer.ended) == (403, b"no", True)
         await client.wait(lambda: client.known(stream).stopped is not None)

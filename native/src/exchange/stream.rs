@@ -56,7 +56,7 @@ impl Stream {
     /// Bytes that may be pushed now. Grows with CREDIT, which wakes the task that polls for orders.
     pub fn credit(&self) -> u32 {
         let mut state = self.exchange.lock();
-        if self.live { state.slot(self.id).map_or(0, |slot| slot.credit) } else { 0 }
+        if self.live { state.slot(self.id).map_or(0, |slot| slot.credit()) } else { 0 }
     }
 
     /// Whether the host still listens: false once it gave its last order.
@@ -64,7 +64,7 @@ impl Stream {
         self.live
     }
 
-    /// Tells the host bytes of body. The caller keeps within [`Stream::credit`].
+    /// Tells the host bytes of body. The caller keeps within [`Stream::credit`], or waits until what it took more is back.
     pub fn push(&self, data: &[u8], end: bool) {
         self.exchange.tell(self.id, Event::Data, if end { FLAG_END } else { 0 }, 0, data);
     }
@@ -142,7 +142,7 @@ impl Inlet {
         match state.slot(self.id) {
             None => Poll::Ready(None),
             Some(slot) if slot.finished => Poll::Ready(None),
-            Some(slot) if slot.credit > 0 => Poll::Ready(Some(slot.credit)),
+            Some(slot) if slot.credit > 0 => Poll::Ready(Some(slot.credit())),
             Some(slot) => {
                 slot.feeder = Some(context.waker().clone());
                 Poll::Pending

@@ -37,7 +37,9 @@ pub(super) struct Slot {
     pub(super) orders: VecDeque<Order>,
     pub(super) waker: Option<Waker>,
     pub(super) feeder: Option<Waker>,
-    pub(super) credit: u32,
+    /// What the protocol may still tell. Below zero when the last piece could not be cut to fit: the host gives all of it
+    /// back, and forgetting the excess would widen the window a little each time.
+    pub(super) credit: i64,
     pub(super) window: u32,
     pub(super) outstanding: u32,
     pub(super) returned: u32,
@@ -47,6 +49,8 @@ pub(super) struct Slot {
     pub(super) finished: bool,
     /// The host has taken the stream over: its END closes one direction only.
     pub(super) duplex: bool,
+    /// The host has taken the stream over before the body was complete: the next END is the body's, not the peer's.
+    pub(super) body: bool,
     /// What is carried are messages.
     pub(super) messages: bool,
     /// The host has ended its direction of a duplex stream.
@@ -57,6 +61,10 @@ impl Slot {
     /// What one DATA costs besides its payload.
     pub(super) fn cost(&self) -> u32 {
         if self.messages { MESSAGE_COST } else { 0 }
+    }
+
+    pub(super) fn credit(&self) -> u32 {
+        u32::try_from(self.credit.max(0)).unwrap_or(u32::MAX)
     }
 }
 
@@ -80,13 +88,14 @@ impl State {
         slot.generation += 1;
         slot.live = true;
         slot.parent = opening.parent;
-        slot.credit = opening.credit;
+        slot.credit = i64::from(opening.credit);
         slot.window = opening.window;
         slot.outstanding = 0;
         slot.returned = 0;
         slot.ended = opening.flags & FLAG_END != 0;
         slot.finished = false;
         slot.duplex = false;
+        slot.body = false;
         slot.messages = false;
         slot.sealed = false;
         slot.waker = Some(waker.clone());
@@ -122,24 +131,28 @@ impl State {
             self.counters.stale_commands += 1;
             return;
         };
-        let over = slot.finished || (slot.sealed && !matches!(order.command, Command::Reset | Command::Credit));
-        if over {
+        // On a duplex stream of bytes END with a code says that nothing more is read either; it may follow a plain END.
+        let deafens = order.command == Command::End && order.code != 0 && slot.duplex && !slot.messages;
+        let late = slot.sealed && !deafens && !matches!(order.command, Command::Reset | Command::Credit);
+        if slot.finished || late {
             self.counters.stale_commands += 1;
             return;
         }
         wakers.extend(slot.waker.take());
         match order.command {
             Command::Credit => {
-                slot.credit = slot.credit.saturating_add(aux);
+                slot.credit = slot.credit.saturating_add(i64::from(aux));
                 wakers.extend(slot.feeder.take());
                 return;
             }
             Command::Reset => slot.orders.clear(),
+            // What it would mean now, nobody can say.
+            Command::Upgrade if slot.duplex => return self.break_off(id, Reason::Internal, wakers),
             Command::Upgrade => {
                 slot.duplex = true;
                 slot.messages = order.flags & FLAG_TEXT != 0;
-                // What follows a request that was complete is another protocol's.
-                slot.ended = false;
+                // What follows the body is another protocol's, with an END of its own.
+                slot.body = !std::mem::take(&mut slot.ended);
                 if aux > 0 {
                     slot.window = aux;
                 }
@@ -154,7 +167,7 @@ impl State {
             return;
         }
         slot.sealed = order.end;
-        slot.finished = order.end && (!slot.duplex || slot.ended || order.command == Command::Reset);
+        slot.finished = order.end && (!slot.duplex || slot.ended || deafens || order.command == Command::Reset);
         if slot.finished {
             wakers.extend(slot.feeder.take());
         }

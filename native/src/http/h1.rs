@@ -30,7 +30,7 @@ use super::guard::{Body, Rejection, Version};
 use super::heads::{Delimiter, Persistence, Template};
 use super::input::Input;
 use super::output::Output;
-use super::upgrade::{self, Mode};
+use super::upgrade::{Channel, Mode};
 use super::{Connection, Transport};
 use crate::connections::Phase;
 use crate::exchange::Stream;
@@ -47,6 +47,7 @@ const DISCARD: u64 = 64 * 1024;
 const LINGER_MS: u32 = 2_000;
 const LINGER_BYTES: u64 = 1024 * 1024;
 const BODY_TOO_LARGE: Rejection = Rejection::limited(413, "the body is larger than limit body_bytes", Limit::BodyBytes);
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Serves until the connection ends. `first` is what detection has read already.
 pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connection) {
@@ -74,9 +75,11 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         session.poll(context)
     })
     .await;
-    if let Stage::Upgraded(stream, mode) = session.stage {
+    if let Stage::Upgraded(stream, mode, body) = session.stage {
         let Session { socket, connection, input, output, .. } = session;
-        Box::pin(upgrade::serve(socket, input, output, stream, mode, &connection.member, &connection.site)).await;
+        let channel = Channel::new(socket, input, output, stream, &connection.member, &connection.site);
+        // Boxed: its state would otherwise be part of every idle connection.
+        Box::pin(channel.serve(mode, body)).await;
     }
 }
 
@@ -106,8 +109,8 @@ enum Stage {
         shut: bool,
         left: u64,
     },
-    /// The connection has left HTTP: the session is over, and the stream goes on without it.
-    Upgraded(Stream, Mode),
+    /// The connection has left HTTP: the session is over, and the stream goes on without it, the rest of the body first.
+    Upgraded(Stream, Mode, Body),
 }
 
 type Step = Poll<ControlFlow<()>>;

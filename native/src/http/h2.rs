@@ -28,10 +28,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use self::body::Outgoing;
 use self::prefixed::Prefixed;
 use self::tunnel::Tunnel;
+use super::guard;
 use super::input::Input;
 use super::message::{Head, Pace, Plan, Refusal, SLOW, TOO_LARGE, TOO_MANY, fields, joined};
 use super::output::Output;
-use super::upgrade::{self, Mode};
+use super::upgrade::{Channel, Mode};
 use super::{Connection, Transport};
 use crate::connections::Phase;
 use crate::exchange::{Inlet, Opening, Order, Stream};
@@ -319,7 +320,9 @@ fn switch(order: &Order, mut stream: Stream, upgrade: Option<OnUpgrade>, counted
         let site = shared.connection.site.clone();
         let member = shared.connection.member.branch(site.exchange.name());
         let tunnel = Tunnel(TokioIo::new(upgraded));
-        upgrade::serve(tunnel, Input::default(), Output::default(), stream, mode, &member, &site).await;
+        let body = guard::Body::new(guard::Framing::None, &site.limits);
+        let (input, output) = (Input::default(), Output::default());
+        Channel::new(tunnel, input, output, stream, &member, &site).serve(mode, body).await;
         drop(counted);
     });
     assemble(plan, Outgoing::fixed(Bytes::new(), answered))

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::upgrade::Mode;
+use super::websocket::accept_key;
 use crate::connections::DATE_LENGTH;
 
 /// Distinct heads kept; a host that makes them all different pays the encoding each time.
@@ -98,6 +99,11 @@ impl Template {
                     }
                 }
                 b"connection" => template.close |= value.eq_ignore_ascii_case(b"close"),
+                // The only response that names protocols without switching, and it must (RFC 9110 section 15.5.22).
+                b"upgrade" if status == 426 => {
+                    write_field(&mut template.bytes, b"connection", b"upgrade");
+                    write_field(&mut template.bytes, name, value);
+                }
                 _ if is_hop_by_hop(name) => {}
                 _ => {
                     template.dated |= name == b"date";
@@ -162,7 +168,7 @@ pub(super) fn write_switch(
     write_field(out, b"upgrade", if mode == Mode::Messages { b"websocket" } else { protocol });
     if mode == Mode::Messages {
         let key = key.ok_or("the client has sent no sec-websocket-key")?;
-        write_field(out, b"sec-websocket-accept", tungstenite::handshake::derive_accept_key(key).as_bytes());
+        write_field(out, b"sec-websocket-accept", accept_key(key).as_bytes());
     }
     if let Err(text) = write_fields(out, fields) {
         out.truncate(before);

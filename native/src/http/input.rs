@@ -16,6 +16,11 @@ impl Input {
         &self.data[self.start..]
     }
 
+    /// What is there, for whoever changes it where it lies.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.start..]
+    }
+
     /// How much is there.
     pub fn len(&self) -> usize {
         self.data.len() - self.start

@@ -8,15 +8,19 @@ use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
+use super::guard::Body;
 use super::input::Input;
 use super::output::Output;
 use super::{Site, Transport, websocket};
 use crate::connections::{Member, Phase};
 use crate::exchange::Stream;
-use crate::record::{Command, FLAG_TEXT, Reason};
+use crate::limits::Limit;
+use crate::record::{Command, Event, FLAG_TEXT, Reason};
 
 /// One read takes at most this much.
 const READ: usize = 64 * 1024;
+/// How long is read away before the close, as in HTTP/1.1.
+pub(super) const LINGER_MS: u32 = 2_000;
 
 /// What a stream carries after UPGRADE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,41 +50,48 @@ pub(super) struct Channel<'c, S> {
     pub(super) stall: Option<u64>,
 }
 
-/// Carries the stream until both sides have ended.
-pub(super) async fn serve<S: Transport>(
-    socket: S,
-    input: Input,
-    output: Output,
-    stream: Stream,
-    mode: Mode,
-    member: &Member,
-    site: &Site,
-) {
-    let channel = Channel { socket, input, output, stream, member, site, unreported: 0, stall: None };
-    member.watch.disarm();
-    // Registered before anything is looked at, so that no change of phase goes unheard.
-    poll_fn(|context| {
-        member.watch.register(context.waker());
-        Poll::Ready(())
-    })
-    .await;
-    match mode {
-        Mode::Messages => websocket::serve(channel).await,
-        Mode::Bytes => {
-            let mut bytes = Bytes { channel, ending: false, shut: false, eof: false };
-            poll_fn(|context| bytes.poll(context)).await;
+impl<'c, S: Transport> Channel<'c, S> {
+    pub(super) fn new(
+        socket: S,
+        input: Input,
+        output: Output,
+        stream: Stream,
+        member: &'c Member,
+        site: &'c Site,
+    ) -> Channel<'c, S> {
+        Channel { socket, input, output, stream, member, site, unreported: 0, stall: None }
+    }
+
+    /// Carries the stream until both sides have ended. `body` is what is left of the request's.
+    pub(super) async fn serve(self, mode: Mode, body: Body) {
+        let watch = &self.member.watch;
+        watch.disarm();
+        // Registered before anything is looked at, so that no change of phase goes unheard.
+        poll_fn(|context| {
+            watch.register(context.waker());
+            Poll::Ready(())
+        })
+        .await;
+        match mode {
+            Mode::Messages => websocket::serve(self).await,
+            Mode::Bytes => {
+                let mut bytes = Bytes { channel: self, body, end: End::None, eof: false };
+                poll_fn(|context| bytes.poll(context)).await;
+            }
         }
     }
-}
 
-impl<S: Transport> Channel<'_, S> {
+    pub(super) fn now(&self) -> u64 {
+        self.member.connections().now()
+    }
+
     /// Writes what waits; gives the host its window back when all has gone.
     pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut progress = 0;
         let flushed = self.output.poll_flush(&mut self.socket, context, &mut progress);
         match flushed {
             Poll::Pending if progress > 0 || self.stall.is_none() => {
-                self.stall = Some(self.member.connections().now() + u64::from(self.site.limits.write_stall_ms));
+                self.stall = Some(self.now() + u64::from(self.site.limits.write_stall_ms));
             }
             Poll::Pending => {}
             Poll::Ready(_) => {
@@ -96,15 +107,55 @@ impl<S: Transport> Channel<'_, S> {
         self.stream.fail(reason);
         self.socket.cut();
     }
+
+    /// Aborts when the peer has taken nothing for too long; whether it has.
+    pub(super) fn stalled(&mut self) -> bool {
+        let stalled = self.stall.is_some_and(|deadline| deadline <= self.now());
+        if stalled {
+            self.member.count(Limit::WriteStallMs);
+            self.abort(Reason::Timeout);
+        }
+        stalled
+    }
+
+    /// Arms the earlier of this deadline and the write stall's.
+    pub(super) fn arm(&self, deadline: Option<u64>) {
+        match [deadline, self.stall].into_iter().flatten().min() {
+            Some(deadline) => self.member.watch.arm(deadline),
+            None => self.member.watch.disarm(),
+        }
+    }
+
+    /// The host has said what belongs to HTTP, or to another kind of stream.
+    pub(super) fn misused(&mut self, command: Command) -> Result<(), ()> {
+        let text = format!("the host sent {command:?} on a stream that has left HTTP; the stream is reset");
+        self.site.exchange.announce(Event::Log, 0, self.site.listener, 40, 0, text.as_bytes());
+        self.abort(Reason::Internal);
+        Err(())
+    }
+}
+
+/// How far the host's direction of a stream of bytes is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    None,
+    /// It has ended; the peer is told when what came before has gone.
+    Said,
+    /// The peer was told.
+    Told,
+    /// The host reads no more either: input is read away, after FIN until this moment. A close with unread input would
+    /// destroy what was sent last.
+    Deaf {
+        until: Option<u64>,
+    },
 }
 
 /// A stream of bytes.
 struct Bytes<'c, S> {
     channel: Channel<'c, S>,
-    /// The host has ended its direction.
-    ending: bool,
-    /// And the peer has been told.
-    shut: bool,
+    /// The request's body, which comes first.
+    body: Body,
+    end: End,
     /// The peer has ended its direction, and the host has been told.
     eof: bool,
 }
@@ -116,25 +167,11 @@ impl<S: Transport> Bytes<'_, S> {
                 self.channel.abort(Reason::Stopping);
                 return Poll::Ready(());
             }
-            if self.channel.member.watch.fired() && self.channel.stall.is_some() {
-                self.channel.abort(Reason::Timeout);
+            if self.channel.member.watch.fired() && self.overdue() {
                 return Poll::Ready(());
             }
-            while self.channel.output.has_room() {
-                match self.channel.stream.poll_order(context) {
-                    Poll::Pending => break,
-                    Poll::Ready(Some(order)) if order.command != Command::Reset => {
-                        if order.command == Command::Data {
-                            self.channel.unreported += order.body.len();
-                            self.channel.output.push(order.body);
-                        }
-                        self.ending |= order.end;
-                    }
-                    Poll::Ready(_) => {
-                        self.channel.socket.cut();
-                        return Poll::Ready(());
-                    }
-                }
+            if self.poll_orders(context).is_err() {
+                return Poll::Ready(());
             }
             // Orders left for want of room have no waker: they are looked at again as soon as there is some.
             let full = !self.channel.output.has_room();
@@ -144,24 +181,21 @@ impl<S: Transport> Bytes<'_, S> {
                     return Poll::Ready(());
                 }
                 Poll::Ready(Ok(())) if full => continue,
-                Poll::Ready(Ok(())) if self.ending && !self.shut => {
-                    match Pin::new(&mut self.channel.socket).poll_shutdown(context) {
-                        Poll::Pending => {}
-                        Poll::Ready(_) => self.shut = true,
-                    }
-                }
-                _ => {}
+                Poll::Ready(Ok(())) => self.poll_shut(context),
+                Poll::Pending => {}
             }
-            match self.channel.stall {
-                Some(deadline) => self.channel.member.watch.arm(deadline),
-                None => self.channel.member.watch.disarm(),
-            }
-            if self.eof && self.shut {
+            let lingers = if let End::Deaf { until } = self.end { until } else { None };
+            self.channel.arm(lingers);
+            if self.eof && (self.end == End::Told || lingers.is_some()) {
                 return Poll::Ready(());
             }
             match self.poll_input(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(cause)) if cause.kind() == io::ErrorKind::InvalidData => {
+                    self.channel.abort(Reason::Protocol);
+                    return Poll::Ready(());
+                }
                 Poll::Ready(Err(_)) => {
                     self.channel.stream.fail(Reason::Gone);
                     return Poll::Ready(());
@@ -170,15 +204,57 @@ impl<S: Transport> Bytes<'_, S> {
         }
     }
 
+    fn overdue(&mut self) -> bool {
+        let lingered = matches!(self.end, End::Deaf { until: Some(until) } if until <= self.channel.now());
+        lingered || self.channel.stalled()
+    }
+
+    /// Takes the host's orders as far as there is room.
+    fn poll_orders(&mut self, context: &mut Context<'_>) -> Result<(), ()> {
+        while self.channel.output.has_room() {
+            let order = match self.channel.stream.poll_order(context) {
+                Poll::Pending => break,
+                Poll::Ready(Some(order)) if order.command != Command::Reset => order,
+                Poll::Ready(_) => {
+                    self.channel.socket.cut();
+                    return Err(());
+                }
+            };
+            if !matches!(order.command, Command::Data | Command::End) {
+                return self.channel.misused(order.command);
+            }
+            if order.end {
+                self.end = if order.code == 0 { End::Said } else { End::Deaf { until: None } };
+            }
+            self.channel.unreported += order.body.len();
+            self.channel.output.push(order.body);
+        }
+        Ok(())
+    }
+
+    /// Ends our direction, once all has gone. An error is found again by whoever reads.
+    fn poll_shut(&mut self, context: &mut Context<'_>) {
+        if matches!(self.end, End::Said | End::Deaf { until: None })
+            && Pin::new(&mut self.channel.socket).poll_shutdown(context).is_ready()
+        {
+            let until = Some(self.channel.now() + u64::from(LINGER_MS));
+            self.end = if self.end == End::Said { End::Told } else { End::Deaf { until } };
+        }
+    }
+
     /// Moves one piece to the host, within its credit.
     fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let channel = &mut self.channel;
-        if self.eof || channel.site.exchange.poll_ready(context).is_pending() {
+        let deaf = matches!(self.end, End::Deaf { .. });
+        if self.eof || (!deaf && channel.site.exchange.poll_ready(context).is_pending()) {
             return Poll::Pending;
         }
-        let credit = (channel.stream.credit() as usize).min(READ);
+        let credit = if deaf { READ } else { (channel.stream.credit() as usize).min(READ) };
         if credit == 0 {
             return Poll::Pending;
+        }
+        if !self.body.is_done() && !deaf {
+            return self.poll_body(context);
         }
         if !channel.input.is_empty() {
             let count = channel.input.len().min(credit);
@@ -198,6 +274,37 @@ impl<S: Transport> Bytes<'_, S> {
         } else {
             channel.stream.push(buffer.filled(), false);
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves one piece of the request's body, which ends before the other protocol begins (RFC 9110 section 7.8).
+    ///
+    /// A piece may pass the credit by less than one read: a chunk line cut by it could never be understood.
+    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let channel = &mut self.channel;
+        let here = &channel.input.bytes()[..channel.input.len().min(READ)];
+        let decoded = self.body.decode(here).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        let (consumed, done) = (decoded.consumed, decoded.done);
+        if !decoded.data.is_empty() {
+            channel.stream.push(decoded.data, false);
+        }
+        if done {
+            channel.stream.push_end(self.body.trailers());
+        }
+        channel.input.consume(consumed);
+        if consumed > 0 || done {
+            return Poll::Ready(Ok(()));
+        }
+        let mut room = [const { MaybeUninit::uninit() }; READ];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        match Pin::new(&mut channel.socket).poll_read(context, &mut buffer) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(read) => read?,
+        }
+        if buffer.filled().is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        channel.input.extend(buffer.filled());
         Poll::Ready(Ok(()))
     }
 }

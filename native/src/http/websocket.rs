@@ -1,79 +1,75 @@
-//! WebSocket (RFC 6455) on an upgraded stream. tungstenite reads frames and keeps the closing handshake; it gets no socket
-//! but buffers of ours, so that the exchange's credit and windows bound everything.
+//! WebSocket (RFC 6455) on an upgraded stream, without extensions.
 //!
-//! Towards the host: a message is told within its credit, in pieces (MORE) when it is larger. Towards the peer: one DATA is
-//! one frame, so a message the host sends in pieces is never held whole. No extension is negotiated.
+//! Towards the host: a message is told as it comes, in pieces (MORE) when it is larger than what is here or than the credit,
+//! so that neither its size nor its declared length costs memory here. Towards the peer: one DATA is one frame, so a message
+//! the host sends in pieces is never held whole. ADR 0005 says why the frames are read here and not by a library.
 
+mod frame;
+mod reader;
+mod text;
+
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use data_encoding::BASE64;
+use sha1::{Digest, Sha1};
 use tokio::io::ReadBuf;
-use tungstenite::error::{Error, ProtocolError};
-use tungstenite::protocol::frame::coding::{Data, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, FrameHeader};
-use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
-use tungstenite::{Message, Utf8Bytes};
 
+use self::frame::{Header, NO_STATUS, Opcode};
+use self::reader::{Look, Piece, Reader, Refusal};
 use super::Transport;
-use super::input::Input;
-use super::output::Output;
-use super::upgrade::Channel;
+use super::upgrade::{Channel, LINGER_MS};
 use crate::connections::Phase;
 use crate::exchange::Order;
+use crate::limits::Limit;
 use crate::record::{Command, FLAG_MORE, FLAG_TEXT, MESSAGE_COST, Reason};
 
-/// What an idle connection keeps for reading.
-const READ: usize = 16 * 1024;
-/// How long and how much is read away before the close, as in HTTP/1.1.
-const LINGER_MS: u32 = 2_000;
-const LINGER_BYTES: usize = 1024 * 1024;
+/// One read takes at most this much; the room is on the stack, so an idle connection holds no buffer.
+const READ: usize = 64 * 1024;
 
 /// Close codes (RFC 6455 section 7.4.1 and IANA's registry).
 const PROTOCOL_ERROR: u16 = 1002;
-const NO_STATUS: u16 = 1005;
 const BAD_DATA: u16 = 1007;
 const TOO_BIG: u16 = 1009;
 const RESTART: u16 = 1012;
 
+/// The answer to a client's key (RFC 6455 section 4.2.2).
+pub(super) fn accept_key(key: &[u8]) -> String {
+    BASE64.encode(&Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize())
+}
+
 pub(super) async fn serve<S: Transport>(channel: Channel<'_, S>) {
-    let limits = &channel.site.limits;
-    let bytes = usize::try_from(limits.ws_message_bytes).unwrap_or(usize::MAX);
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ)
-        .write_buffer_size(0)
-        .max_message_size(Some(bytes))
-        .max_frame_size(Some(bytes));
-    let now = channel.member.connections().now();
+    let now = channel.now();
     let mut socket = WebSocket {
-        context: WebSocketContext::new(Role::Server, Some(config)),
+        reader: Reader::new(channel.site.limits.ws_message_bytes),
         channel,
         stage: Stage::Open,
-        arriving: None,
         in_pieces: false,
-        pings: 0,
+        pings: VecDeque::new(),
         heard: now,
         asked: None,
+        deaf: false,
     };
     poll_fn(|context| socket.poll(context)).await;
 }
 
 struct WebSocket<'c, S> {
     channel: Channel<'c, S>,
-    context: WebSocketContext,
+    reader: Reader,
     stage: Stage,
-    /// A message of which the host has taken a part.
-    arriving: Option<(Bytes, usize, u8)>,
     /// The host has sent a piece of a message, and not its last.
     in_pieces: bool,
-    /// Pings of the host that the peer has not answered.
-    pings: u32,
+    /// Pings of the host that the peer has not answered, the oldest first.
+    pings: VecDeque<Bytes>,
     /// When the peer was last heard, and since when it owes an answer to a ping of ours.
     heard: u64,
     asked: Option<u64>,
+    /// We do not read, because the host or the peer takes nothing: the peer's silence says nothing.
+    deaf: bool,
 }
 
 /// How far the closing handshake is.
@@ -82,14 +78,15 @@ enum Stage {
     Open,
     /// We have sent a close frame; until when the peer's is awaited.
     Closing(u64),
-    /// Nothing is said any more: output goes, then FIN, then input is read away until the deadline.
+    /// Nothing is said any more: output goes, then FIN, then input is read away until the deadline. A close with unread
+    /// input would destroy the last frames.
     Over {
         shut: bool,
-        left: usize,
         until: u64,
     },
 }
 
+/// Whether something moved, so that another round may find more to do; `Err` when the connection is over.
 type Step = Result<bool, ()>;
 
 impl<S: Transport> WebSocket<'_, S> {
@@ -103,24 +100,12 @@ impl<S: Transport> WebSocket<'_, S> {
             if watch.phase() == Phase::Drain && self.stage == Stage::Open {
                 let reason = "the server is stopping";
                 self.channel.stream.push_close(RESTART, reason.as_bytes());
-                self.close(RESTART, reason);
+                self.close(RESTART, reason.as_bytes());
             }
             if watch.fired() && self.overdue() {
                 return Poll::Ready(());
             }
-            let moved = self.poll_orders(context).and_then(|taken| {
-                let full = !self.channel.output.has_room();
-                match self.channel.poll_flush(context) {
-                    Poll::Ready(Err(_)) => {
-                        self.channel.stream.fail(Reason::Gone);
-                        Err(())
-                    }
-                    // Orders left for want of room have no waker: they are looked at again as soon as there is some.
-                    Poll::Ready(Ok(())) if full => Ok(true),
-                    Poll::Ready(Ok(())) => self.poll_shut(context).map(|()| taken),
-                    Poll::Pending => Ok(taken),
-                }
-            });
+            let moved = self.poll_orders(context).and_then(|()| self.poll_output(context));
             let moved = moved.and_then(|moved| Ok(self.poll_input(context)? || moved));
             self.arm();
             match moved {
@@ -132,11 +117,11 @@ impl<S: Transport> WebSocket<'_, S> {
     }
 
     /// Takes the host's orders as far as there is room.
-    fn poll_orders(&mut self, context: &mut Context<'_>) -> Step {
+    fn poll_orders(&mut self, context: &mut Context<'_>) -> Result<(), ()> {
         while self.channel.output.has_room() {
             match self.channel.stream.poll_order(context) {
                 Poll::Pending => break,
-                Poll::Ready(Some(order)) if order.command != Command::Reset => self.obey(order),
+                Poll::Ready(Some(order)) if order.command != Command::Reset => self.obey(order)?,
                 Poll::Ready(_) => {
                     // Given up by the host: the peer sees an abrupt end, which is 1006 to it.
                     self.channel.socket.cut();
@@ -144,64 +129,71 @@ impl<S: Transport> WebSocket<'_, S> {
                 }
             }
         }
-        Ok(false)
+        Ok(())
     }
 
-    fn obey(&mut self, order: Order) {
-        if self.stage != Stage::Open {
-            // Sent before the host could know; the window comes back all the same.
-            self.channel.unreported += order.body.len() + MESSAGE_COST as usize;
-            return;
-        }
+    fn obey(&mut self, order: Order) -> Result<(), ()> {
         match order.command {
+            // Sent before the host could know that nothing is said any more; its window comes back all the same.
+            Command::Data if self.stage != Stage::Open => self.channel.unreported += order.body.len() + COST,
             Command::Data => {
-                let kind = match (self.in_pieces, order.flags & FLAG_TEXT != 0) {
-                    (true, _) => Data::Continue,
-                    (false, true) => Data::Text,
-                    (false, false) => Data::Binary,
+                let opcode = match (self.in_pieces, order.flags & FLAG_TEXT != 0) {
+                    (true, _) => Opcode::Continuation,
+                    (false, true) => Opcode::Text,
+                    (false, false) => Opcode::Binary,
                 };
                 self.in_pieces = order.flags & FLAG_MORE != 0;
-                let header =
-                    FrameHeader { is_final: !self.in_pieces, opcode: OpCode::Data(kind), ..FrameHeader::default() };
-                self.channel.unreported += order.body.len() + MESSAGE_COST as usize;
-                // Writing to memory does not fail.
-                let _ = header.format(order.body.len() as u64, &mut self.channel.output.buffer);
+                Header::write(&mut self.channel.output.buffer, !self.in_pieces, opcode, order.body.len());
+                self.channel.unreported += order.body.len() + COST;
                 self.channel.output.push(order.body);
             }
+            Command::Ping | Command::End if self.stage != Stage::Open => {}
             Command::Ping => {
-                self.pings += 1;
-                self.speak(Message::Ping(order.head));
+                self.control(Opcode::Ping, &order.head);
+                self.pings.push_back(order.head);
             }
-            Command::End => {
-                let reason = String::from_utf8_lossy(&order.head).into_owned();
-                self.close(order.code, &reason);
-            }
-            _ => {}
+            Command::End => self.close(order.code, &order.head),
+            _ => return self.channel.misused(order.command),
         }
+        Ok(())
     }
 
-    fn speak(&mut self, message: Message) {
-        let mut pipe = Written(&mut self.channel.output);
-        // Refused only after a close, when nothing more is to be said.
-        let _ = self.context.write(&mut pipe, message);
+    /// A control frame; it follows what is in the output already.
+    fn control(&mut self, opcode: Opcode, payload: &[u8]) {
+        let out = self.channel.output.tail();
+        Header::write(out, true, opcode, payload.len());
+        out.extend_from_slice(payload);
+    }
+
+    fn close_frame(&mut self, code: u16, reason: &[u8]) {
+        let mut payload = Vec::with_capacity(frame::CONTROL as usize);
+        if code != 0 {
+            payload.extend_from_slice(&code.to_be_bytes());
+            payload.extend_from_slice(shortened(reason));
+        }
+        self.control(Opcode::Close, &payload);
     }
 
     /// Begins the closing handshake; code 0 sends none.
-    fn close(&mut self, code: u16, reason: &str) {
-        let frame = (code != 0).then(|| CloseFrame { code: code.into(), reason: Utf8Bytes::from(shortened(reason)) });
-        let mut pipe = Written(&mut self.channel.output);
-        let _ = self.context.close(&mut pipe, frame);
-        let until = self.channel.member.connections().now() + u64::from(self.channel.site.limits.ws_close_ms);
-        self.stage = Stage::Closing(until);
+    fn close(&mut self, code: u16, reason: &[u8]) {
+        self.close_frame(code, reason);
+        self.stage = Stage::Closing(self.channel.now() + u64::from(self.channel.site.limits.ws_close_ms));
     }
 
-    /// Sends what is left, then FIN, then reads away: a close with unread input would destroy the last frames.
-    fn end(&mut self) {
-        let until = self.channel.member.connections().now() + u64::from(LINGER_MS);
-        self.stage = Stage::Over { shut: false, left: LINGER_BYTES, until };
+    fn end(&mut self, milliseconds: u32) {
+        self.stage = Stage::Over { shut: false, until: self.channel.now() + u64::from(milliseconds) };
     }
 
-    fn poll_shut(&mut self, context: &mut Context<'_>) -> Result<(), ()> {
+    fn poll_output(&mut self, context: &mut Context<'_>) -> Step {
+        let full = !self.channel.output.has_room();
+        match self.channel.poll_flush(context) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => {
+                self.channel.stream.fail(Reason::Gone);
+                return Err(());
+            }
+        }
         if let Stage::Over { shut, .. } = &mut self.stage
             && !*shut
         {
@@ -211,149 +203,171 @@ impl<S: Transport> WebSocket<'_, S> {
                 Poll::Ready(Err(_)) => return Err(()),
             }
         }
-        Ok(())
+        // Orders left for want of room have no waker: they are looked at again as soon as there is some.
+        Ok(full)
     }
 
-    /// Reads on, as far as the host and our own output let us. True when something moved.
+    /// Reads on, as far as the host and our own output let us.
     fn poll_input(&mut self, context: &mut Context<'_>) -> Step {
-        if let Stage::Over { shut, left, until } = self.stage {
-            return self.poll_linger(shut, left, until, context);
+        let mut room = [const { MaybeUninit::uninit() }; READ];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        if let Stage::Over { shut, .. } = self.stage {
+            self.channel.input.clear();
+            return match Pin::new(&mut self.channel.socket).poll_read(context, &mut buffer) {
+                Poll::Pending => Ok(false),
+                Poll::Ready(Err(_)) => Err(()),
+                // With the peer gone there is only what still waits to be written.
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                    if shut {
+                        Err(())
+                    } else {
+                        Ok(false)
+                    }
+                }
+                Poll::Ready(Ok(())) => Ok(true),
+            };
         }
-        if !self.channel.output.has_room() {
-            // Pongs are waiting to be read by the peer: it may send more when it has.
-            return Ok(false);
-        }
-        if self.stage == Stage::Open && !self.poll_arriving(context) {
-            return Ok(false);
-        }
-        let before = self.channel.output.len();
-        let mut pipe = Pipe {
-            socket: &mut self.channel.socket,
-            input: &mut self.channel.input,
-            output: &mut self.channel.output,
-            context,
-        };
-        let read = self.context.read(&mut pipe);
-        if !matches!(read, Err(Error::Io(_))) {
-            self.heard = self.channel.member.connections().now();
-            self.asked = None;
-        }
-        match read {
-            Ok(message) => self.hear(message),
-            // A pong or a close that answers what was read before has only now been written.
-            Err(Error::Io(cause)) if cause.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(self.channel.output.len() > before);
+        if !self.channel.input.is_empty() {
+            let mut input = std::mem::take(&mut self.channel.input);
+            let used = self.digest(input.bytes_mut(), context);
+            input.consume(used);
+            self.channel.input = input;
+            if used > 0 {
+                return Ok(true);
             }
-            Err(Error::ConnectionClosed) => self.end(),
-            Err(cause) => match verdict(&cause) {
-                Some((code, reason)) => {
-                    self.channel.stream.push_close(code, reason.as_bytes());
-                    self.close(code, reason);
-                    self.end();
-                }
-                None => {
-                    self.channel.stream.fail(Reason::Gone);
-                    return Err(());
-                }
-            },
         }
+        if self.deaf {
+            return Ok(false);
+        }
+        match Pin::new(&mut self.channel.socket).poll_read(context, &mut buffer) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+            // No close frame came: 1006 for the host.
+            Poll::Ready(_) => {
+                self.channel.stream.fail(Reason::Gone);
+                return Err(());
+            }
+        }
+        self.heard = self.channel.now();
+        self.asked = None;
+        let read = buffer.filled_mut();
+        // What is whole is never copied: only the rest of a frame is kept.
+        let used = if self.channel.input.is_empty() { self.digest(read, context) } else { 0 };
+        self.channel.input.extend(&read[used..]);
         Ok(true)
     }
 
-    fn hear(&mut self, message: Message) {
-        let open = self.stage == Stage::Open;
-        match message {
-            Message::Text(text) if open => self.arriving = Some((Bytes::from(text), 0, FLAG_TEXT)),
-            Message::Binary(data) if open => self.arriving = Some((data, 0, 0)),
-            Message::Pong(data) if self.pings > 0 => {
-                self.pings -= 1;
-                self.channel.stream.push_pong(&data);
+    /// Tells what is at the front of `bytes`; answers how many of them are done with.
+    fn digest(&mut self, bytes: &mut [u8], context: &Context<'_>) -> usize {
+        let mut used = 0;
+        self.deaf = false;
+        while !matches!(self.stage, Stage::Over { .. }) {
+            let open = self.stage == Stage::Open;
+            // Pongs wait to be taken by the peer: it may send more when it has. The host's queue bounds what it is told.
+            if open && (!self.channel.output.has_room() || self.channel.site.exchange.poll_ready(context).is_pending())
+            {
+                self.deaf = true;
+                break;
             }
-            Message::Close(frame) => {
-                let (code, reason) =
-                    frame.map_or((NO_STATUS, Utf8Bytes::default()), |frame| (frame.code.into(), frame.reason));
-                self.channel.stream.push_close(code, reason.as_bytes());
-                if open {
-                    // The reply is written by the next read, which then says that the connection is closed.
-                    self.stage = Stage::Closing(self.channel.member.connections().now() + u64::from(LINGER_MS));
+            let credit = if open { self.channel.stream.credit() } else { u32::MAX };
+            let room = credit.checked_sub(MESSAGE_COST + 1).map(|left| left as usize + 1);
+            match self.reader.look(&mut bytes[used..], room) {
+                Ok((count, look)) => {
+                    used += count;
+                    match look {
+                        Look::Piece(piece) => self.hear(piece, open),
+                        Look::Hungry => break,
+                        Look::Blocked => {
+                            self.deaf = true;
+                            break;
+                        }
+                    }
+                }
+                Err(refusal) => self.refuse(refusal),
+            }
+        }
+        used
+    }
+
+    fn hear(&mut self, piece: Piece<'_>, open: bool) {
+        match piece {
+            Piece::Data { bytes, text, last } if open => {
+                let kind = if text { FLAG_TEXT } else { 0 };
+                self.channel.stream.push_message(bytes, kind | if last { 0 } else { FLAG_MORE });
+            }
+            Piece::Ping(data) if open => self.control(Opcode::Pong, data),
+            // It answers all pings up to the one it names (RFC 6455 section 5.5.3); ours and the unasked name none.
+            Piece::Pong(data) => {
+                if let Some(at) = self.pings.iter().position(|ping| *ping == data) {
+                    self.pings.drain(..=at);
+                    self.channel.stream.push_pong(data);
                 }
             }
-            _ => {}
+            Piece::Close { code, reason } => {
+                self.channel.stream.push_close(code, reason);
+                if open {
+                    self.close_frame(if code == NO_STATUS { 0 } else { code }, reason);
+                }
+                self.end(LINGER_MS);
+            }
+            Piece::Data { .. } | Piece::Ping(_) => {}
         }
     }
 
-    /// Tells the host what it has credit for. True when nothing is left and more may be read.
-    fn poll_arriving(&mut self, context: &Context<'_>) -> bool {
-        loop {
-            if self.channel.site.exchange.poll_ready(context).is_pending() {
-                return false;
-            }
-            let credit = self.channel.stream.credit();
-            if credit == 0 {
-                return false;
-            }
-            let Some((data, at, kind)) = &mut self.arriving else { return true };
-            // A piece may pass the credit by its own cost: less than one message's would never be told.
-            let size = (data.len() - *at).min(credit.saturating_sub(MESSAGE_COST).max(1) as usize);
-            let last = *at + size == data.len();
-            self.channel.stream.push_message(&data[*at..*at + size], *kind | if last { 0 } else { FLAG_MORE });
-            *at += size;
-            if last {
-                self.arriving = None;
-            }
+    /// Fails the connection (RFC 6455 section 7.1.7): what the peer still sends is read away for as long as it may take to
+    /// notice.
+    fn refuse(&mut self, refusal: Refusal) {
+        let (code, reason) = match refusal {
+            Refusal::Protocol(reason) => (PROTOCOL_ERROR, reason),
+            Refusal::NotText => (BAD_DATA, "text must be UTF-8"),
+            Refusal::TooBig => (TOO_BIG, "the message is larger than limit ws_message_bytes"),
+        };
+        if refusal == Refusal::TooBig {
+            self.channel.member.count(Limit::WsMessageBytes);
         }
-    }
-
-    fn poll_linger(&mut self, shut: bool, left: usize, until: u64, context: &mut Context<'_>) -> Step {
-        let mut room = [const { MaybeUninit::uninit() }; READ];
-        let mut buffer = ReadBuf::uninit(&mut room);
-        match Pin::new(&mut self.channel.socket).poll_read(context, &mut buffer) {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Err(_)) => Err(()),
-            Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                // With the peer gone there is only what still waits to be written.
-                if self.channel.output.is_empty() || shut { Err(()) } else { Ok(false) }
-            }
-            Poll::Ready(Ok(())) => {
-                let left = left.checked_sub(buffer.filled().len()).ok_or(())?;
-                self.stage = Stage::Over { shut, left, until };
-                Ok(true)
-            }
+        self.channel.stream.push_close(code, reason.as_bytes());
+        if self.stage == Stage::Open {
+            self.close_frame(code, reason.as_bytes());
         }
+        self.end(self.channel.site.limits.ws_close_ms);
     }
 
     /// Looks at the deadlines; true when the connection is over.
     fn overdue(&mut self) -> bool {
-        let now = self.channel.member.connections().now();
-        if self.channel.stall.is_some_and(|deadline| deadline <= now) {
-            self.channel.abort(Reason::Timeout);
+        let now = self.channel.now();
+        if self.channel.stalled() {
             return true;
         }
+        let interval = u64::from(self.channel.site.limits.ws_ping_ms);
         match self.stage {
-            Stage::Over { until, .. } | Stage::Closing(until) => {
-                if until <= now {
-                    self.channel.abort(Reason::Timeout);
-                    return true;
-                }
+            Stage::Closing(until) if until <= now => {
+                self.channel.member.count(Limit::WsCloseMs);
+                self.channel.abort(Reason::Timeout);
+                true
             }
-            Stage::Open => {
-                let interval = u64::from(self.channel.site.limits.ws_ping_ms);
+            Stage::Over { until, .. } if until <= now => {
+                self.channel.abort(Reason::Timeout);
+                true
+            }
+            Stage::Open if interval > 0 => {
                 match self.asked {
-                    // While the host takes nothing we do not read, and cannot say that the peer is silent.
-                    _ if self.arriving.is_some() || self.channel.stream.credit() == 0 => self.heard = now,
+                    // We would not hear an answer. A peer that takes nothing has the deadline of `stalled`.
+                    _ if self.deaf || self.channel.stall.is_some() => (self.heard, self.asked) = (now, None),
                     Some(asked) if asked + interval <= now => {
+                        self.channel.member.count(Limit::WsPingMs);
                         self.channel.abort(Reason::Timeout);
                         return true;
                     }
                     None if self.heard + interval <= now => {
                         self.asked = Some(now);
-                        self.speak(Message::Ping(Bytes::new()));
+                        self.control(Opcode::Ping, &[]);
                     }
                     _ => {}
                 }
+                false
             }
+            _ => false,
         }
-        false
     }
 
     fn arm(&self) {
@@ -362,86 +376,19 @@ impl<S: Transport> WebSocket<'_, S> {
             Stage::Open => (interval > 0).then(|| self.asked.unwrap_or(self.heard) + interval),
             Stage::Closing(until) | Stage::Over { until, .. } => Some(until),
         };
-        match [next, self.channel.stall].into_iter().flatten().min() {
-            Some(deadline) => self.channel.member.watch.arm(deadline),
-            None => self.channel.member.watch.disarm(),
-        }
+        self.channel.arm(next);
     }
 }
 
-/// What the peer is told of an error in what it sent; `None` when it is gone.
-fn verdict(cause: &Error) -> Option<(u16, &'static str)> {
-    match cause {
-        Error::Capacity(_) => Some((TOO_BIG, "the message is larger than limit ws_message_bytes")),
-        Error::Utf8(_) => Some((BAD_DATA, "text must be UTF-8")),
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => None,
-        Error::Protocol(_) => Some((PROTOCOL_ERROR, "the frame breaks RFC 6455")),
-        _ => None,
-    }
-}
+const COST: usize = MESSAGE_COST as usize;
 
-/// A reason that fits a control frame (RFC 6455 section 5.5).
-fn shortened(reason: &str) -> &str {
-    let mut end = reason.len().min(123);
-    while !reason.is_char_boundary(end) {
+/// As much of a reason as fits a close frame (RFC 6455 section 5.5), cut before a character.
+fn shortened(reason: &[u8]) -> &[u8] {
+    let mut end = reason.len().min(frame::CONTROL as usize - 2);
+    while end < reason.len() && end > 0 && reason[end] & 0xc0 == 0x80 {
         end -= 1;
     }
     &reason[..end]
-}
-
-/// The connection as tungstenite sees it.
-struct Pipe<'p, 'c, S> {
-    socket: &'p mut S,
-    input: &'p mut Input,
-    output: &'p mut Output,
-    context: &'p mut Context<'c>,
-}
-
-impl<S: Transport> Read for Pipe<'_, '_, S> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        if !self.input.is_empty() {
-            let count = self.input.len().min(room.len());
-            room[..count].copy_from_slice(&self.input.bytes()[..count]);
-            self.input.consume(count);
-            return Ok(count);
-        }
-        let mut buffer = ReadBuf::new(room);
-        match Pin::new(&mut *self.socket).poll_read(self.context, &mut buffer) {
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            Poll::Ready(Err(cause)) => Err(cause),
-            Poll::Ready(Ok(())) => Ok(buffer.filled().len()),
-        }
-    }
-}
-
-impl<S> Write for Pipe<'_, '_, S> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Written(self.output).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Frames of tungstenite's on their way: they follow what is in the output already.
-struct Written<'o>(&'o mut Output);
-
-impl Read for Written<'_> {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-}
-
-impl Write for Written<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.tail().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -449,16 +396,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_cut_at_a_character() {
-        assert_eq!(shortened("short"), "short");
-        assert_eq!(shortened(&"é".repeat(100)), "é".repeat(61));
+    fn the_answer_to_the_key_of_the_standard() {
+        assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
-    fn every_error_has_its_close_code() {
-        let code = |cause| verdict(&cause).map(|(code, _)| code);
-        assert_eq!(code(Error::Protocol(ProtocolError::NonZeroReservedBits)), Some(1002));
-        assert_eq!(code(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)), None);
-        assert_eq!(code(Error::Io(io::ErrorKind::BrokenPipe.into())), None);
+    fn a_reason_is_cut_at_a_character() {
+        assert_eq!(shortened(b"short"), b"short");
+        assert_eq!(shortened("é".repeat(100).as_bytes()), "é".repeat(61).as_bytes());
+        assert_eq!(shortened(&[b'x'; 200]).len(), 123);
     }
 }

@@ -1,7 +1,7 @@
 //! What the host orders, as bytes of HTTP/1.1.
 
 use super::exchange::{Answer, Exchanging};
-use super::{DISCARD, Session};
+use super::{CONTINUE, DISCARD, Session};
 use crate::exchange::Order;
 use crate::http::Transport;
 use crate::http::guard::Version;
@@ -98,12 +98,19 @@ impl<S: Transport> Session<S> {
     /// Writes the head that ends HTTP on this connection (RFC 9110 section 7.8), or none when the host writes its own.
     fn upgrade(&mut self, now: &mut Exchanging, order: &Order) {
         let mode = Mode::of(order.flags);
+        if mode == Mode::Messages && !now.body.is_done() {
+            return self.answer_500(now, "the host accepts a WebSocket before the request's body has ended");
+        }
         let offer = now.offer.take();
         let key = offer.as_ref().and_then(|offer| offer.key.as_deref());
         if order.code == 101 {
             let Some(offer) = &offer else {
                 return self.answer_500(now, "the host accepts an upgrade that the client has not offered");
             };
+            if now.expects {
+                // Both were asked for, and this comes first (RFC 9110 section 10.1.1).
+                self.output.buffer.extend_from_slice(CONTINUE);
+            }
             if let Err(text) = heads::write_switch(&mut self.output.buffer, &offer.protocol, key, mode, &order.head) {
                 return self.answer_500(now, &text);
             }

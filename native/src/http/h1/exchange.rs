@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
-use super::{AHEAD, BODY_TOO_LARGE, NEXT, OVER, READ, Session, Stage, Step};
+use super::{AHEAD, BODY_TOO_LARGE, CONTINUE, NEXT, OVER, READ, Session, Stage, Step};
 use crate::exchange::Stream;
 use crate::http::Transport;
 use crate::http::guard::{Body, Framing, Rejection, Version};
@@ -32,7 +32,7 @@ pub(super) struct Exchanging {
 
 /// An `Upgrade` the host may accept.
 pub(super) struct Offer {
-    /// Value of `upgrade`.
+    /// The first of `upgrade`.
     pub(super) protocol: Vec<u8>,
     /// Value of `sec-websocket-key`.
     pub(super) key: Option<Vec<u8>>,
@@ -60,7 +60,8 @@ impl<S: Transport> Session<S> {
         }
         loop {
             if let Answer::Upgraded(mode) = now.answer {
-                self.stage = Stage::Upgraded(exchanging.stream, mode);
+                let Exchanging { stream, body, .. } = *exchanging;
+                self.stage = Stage::Upgraded(stream, mode, body);
                 return NEXT;
             }
             while now.answer != Answer::Complete && self.output.has_room() {
@@ -87,7 +88,7 @@ impl<S: Transport> Session<S> {
             }
             if now.expects && now.stream.credit() > 0 && now.answer == Answer::Awaited {
                 now.expects = false;
-                self.output.buffer.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                self.output.buffer.extend_from_slice(CONTINUE);
             }
             // Orders left for want of room have no waker: they are looked at again as soon as there is some.
             let full = !self.output.has_room();

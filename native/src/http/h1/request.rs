@@ -266,8 +266,10 @@ fn take_inline<'i>(
 
 fn offer(head: &Head<'_>) -> Box<Offer> {
     let field = |name: &str| head.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
-    let value = |name| field(name).map(|field| field.value.to_vec());
-    Box::new(Offer { protocol: value("upgrade").unwrap_or_default(), key: value("sec-websocket-key") })
+    let value = |name| field(name).map(|field| field.value);
+    // A list, the client's favourite first; what is switched to is named alone (RFC 9110 section 7.8).
+    let first = value("upgrade").and_then(|all| all.split(|byte| *byte == b',').next()).unwrap_or_default();
+    Box::new(Offer { protocol: first.trim_ascii().to_vec(), key: value("sec-websocket-key").map(<[u8]>::to_vec) })
 }
 
 /// Writes line and fields of OPEN into the arena; answers the line's length.

@@ -15,7 +15,8 @@ use crate::http::Transport;
 pub(super) struct Tunnel(pub(super) TokioIo<Upgraded>);
 
 impl Transport for Tunnel {
-    /// Dropping it resets the stream, because it has not ended.
+    /// hyper knows no reset here: dropping it ends the stream as a shutdown does. A WebSocket without a close frame is an
+    /// abrupt end all the same; for bytes the protocol inside has to say where it ends.
     fn cut(&self) {}
 }
 

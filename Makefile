@@ -57,23 +57,38 @@ format: $(VENV)/.dev rust-components ## Format both languages
 	$(BIN)/ruff format $(DIRECTORIES)
 	$(BIN)/ruff check --fix $(DIRECTORIES)
 
-conformance: $(VENV)/.dev $(LIBRARY) ## Foreign suites and fault campaigns
+conformance: $(VENV)/.dev $(LIBRARY) browser ## Foreign suites and fault campaigns
 	tools/need.sh curl=curl h2load=nghttp2-client
+	tools/conformance_tools.sh $(BIN)/python
 	$(BIN)/python -m pytest -m conformance
+
+HTTP3 := tests/integration/test_http3.py tests/integration/test_h3_clients.py tests/interop tests/conformance/test_browser.py \
+  tests/test_examples.py::test_tls_http3
+http3: $(VENV)/.dev $(LIBRARY) browser ## HTTP/3 alone: three QUIC stacks and a browser
+	tools/need.sh openssl=openssl
+	tools/conformance_tools.sh $(BIN)/python
+	$(BIN)/python -m pytest -m '' $(HTTP3)
+
+workflows: ## Check .github/workflows (needs Go)
+	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 bench: $(LIBRARY) ## Ours against peers (benchmarks/README.md)
 	tools/need.sh wrk=wrk
 	bash benchmarks/install.sh
 	.venv-bench/bin/python benchmarks/http.py $(BENCH)
 
-.PHONY: conformance clean tools-for-test rust-components c-compiler
+.PHONY: conformance http3 workflows clean tools-for-test browser rust-components c-compiler
 clean: ## Remove what was built
 	rm -rf $(VENV) .tools native/target build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # --- what the targets stand on -----------------------------------------------------------------------------------------
 
 tools-for-test:
-	tools/need.sh curl=curl gcc=gcc nm=binutils '?g++=g++' '?valgrind=valgrind'
+	tools/need.sh curl=curl gcc=gcc nm=binutils openssl=openssl '?g++=g++' '?valgrind=valgrind'
+
+# Chrome does as well; where it is installed, Debian's package usually cannot be.
+browser:
+	@command -v google-chrome >/dev/null || tools/need.sh chromium=chromium
 
 c-compiler:
 	@tools/need.sh cc=gcc

@@ -11,6 +11,7 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's folder leads sys.path: this file would be `import http`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import resource
 import signal
 from dataclasses import asdict
 from typing import NoReturn
@@ -55,10 +56,11 @@ def run(
     """Every case and placement, in rounds; within a round every server once."""
     for case in (cases.CASES[name] for name in options.cases):
         chosen = options.servers or tuple(specs)
-        servers = [specs[name] for name in chosen if case.variant in specs[name].commands]
-        left_out = [name for name in chosen if case.variant not in specs[name].commands]
+        taken = [name for name in specs if case.variant in specs[name].commands]
+        servers = [specs[name] for name in chosen if name in taken]
+        left_out = [name for name in options.servers or () if name not in taken]
         if left_out:
-            say(f"note: {case.name} has no handler for {', '.join(left_out)}")
+            say(f"note: {case.name} is not for {', '.join(left_out)}")
         rounds = case.rounds(options.iterations)
         for placement in case.placements(options.placements):
             for number in range(rounds):
@@ -125,6 +127,8 @@ def main(arguments: list[str] | None = None) -> int:
     shown = asdict(options)
     for name in ("json", "markdown", "plot", "load", "bars", "gate"):
         del shown[name]
+    _, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)  # the servers inherit it
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
     whole = results.Results(machine.describe(peer_file), shown)
     signal.signal(signal.SIGTERM, interrupted)
     try:

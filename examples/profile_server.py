@@ -1,70 +1,59 @@
-"""A server with something to profile: /health, /cpu, /upload and /echo, in either mode.
+"""A server with something to profile, in the direct style (plain handlers) or the HttpServer style (tasks).
 
-    python examples/profile_server.py --mode direct --port 8080
-    py-spy record --native -p PID
-
-`--mode direct` runs plain handlers in the serving thread; `--mode http` runs asynchronous ones as tasks.
+python examples/profile_server.py --mode=direct --port=8080
+py-spy record --native -p PID
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from typing import Any
 from urllib.parse import parse_qs
 
-from server_native import (
-    NativeDirectRequest,
-    NativeDirectResponse,
-    NativeServer,
-    serve_native_direct,
-)
+from server_native import HttpRequest, NativeDirectRequest, serve_native_direct, serve_native_http
 
 
-def burn(request: NativeDirectRequest) -> NativeDirectResponse:
-    query = parse_qs(request.query)
-    iterations = min(int(query.get("iterations", ["100000"])[0]), 10_000_000)
-    value = int(query.get("seed", ["1"])[0])
+def burn(query: str) -> dict[str, Any]:
+    asked = parse_qs(query)
+    iterations = min(int(asked.get("iterations", ["100000"])[0]), 10_000_000)
+    value = int(asked.get("seed", ["1"])[0])
     for _ in range(iterations):
         value = (value * 6364136223846793005 + 1442695040888963407) % 2**64
-    return NativeDirectResponse.json({"iterations": iterations, "value": value})
+    return {"iterations": iterations, "value": value}
 
 
-def echo(method: str, body: bytes) -> NativeDirectResponse:
-    preview = body[:64].decode("utf-8", "replace")
-    return NativeDirectResponse.json({"method": method, "bytes": len(body), "preview": preview})
+def preview(body: bytes) -> dict[str, Any]:
+    return {"bytes": len(body), "preview": body[:64].decode("utf-8", "replace")}
 
 
-def plain(request: NativeDirectRequest) -> NativeDirectResponse:
+def direct(request: NativeDirectRequest) -> dict[str, Any] | tuple[int, str]:
     if request.path == "/cpu":
-        return burn(request)
+        return burn(request.query)
     if request.path == "/upload":
-        return NativeDirectResponse.json({"bytes": sum(len(chunk) for chunk in request)})
-    if request.path == "/echo":
-        return echo(request.method, request.body)
-    return NativeDirectResponse.text("not found\n", status=404)
+        return {"bytes": sum(len(chunk) for chunk in request)}
+    return preview(request.body) if request.path == "/echo" else (404, "not found\n")
 
 
-async def asynchronous(request: NativeDirectRequest) -> NativeDirectResponse:
-    if request.path == "/cpu":
-        return burn(request)
-    if request.path == "/upload":
-        return NativeDirectResponse.json({"bytes": sum([len(chunk) async for chunk in request])})
-    if request.path == "/echo":
-        return echo(request.method, await request.read())
-    return NativeDirectResponse.text("not found\n", status=404)
-
-
-def ready(server: NativeServer) -> None:
-    print(f"serving on {server.url}\ntry: curl '{server.url}/cpu?iterations=100000'", flush=True)
+async def http(request: HttpRequest) -> None:
+    path, _, query = request.uri.partition("?")
+    result: dict[str, Any] = {"error": "not found"}
+    if path == "/cpu":
+        result = burn(query)
+    elif path == "/upload":
+        result = {"bytes": sum([len(chunk) async for chunk in request])}
+    elif path == "/echo":
+        result = preview(await request.read())
+    request.response.status_code = 404 if "error" in result else 200
+    request.response.content_type = "application/json"
+    request.response.write(json.dumps(result, separators=(",", ":")))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser()
     parser.add_argument("--mode", choices=("direct", "http"), default="direct")
     parser.add_argument("--port", type=int, default=8080)
     options = parser.parse_args()
-    serve_native_direct(
-        plain if options.mode == "direct" else asynchronous,
-        port=options.port,
-        routes={"/health": {"ok": True}},
-        on_ready=ready,
-    )
+    serve: Any = {"direct": serve_native_direct, "http": serve_native_http}[options.mode]
+    handler: Any = {"direct": direct, "http": http}[options.mode]
+    serve(handler, port=options.port, routes={"/health": {"ok": True}}, echo=True)

@@ -53,13 +53,21 @@ def _numeric(host: str, port: int) -> tuple[str, int]:
         address = ipaddress.ip_address(host)
         zone = getattr(address, "scope_id", None)
         if zone is None:
+            if address.version == 6 and address.is_link_local:
+                names = ", ".join(name for _, name in socket.if_nameindex())
+                raise AddressNotAvailableError(
+                    errno.EADDRNOTAVAIL,
+                    f"a link-local address needs the network interface it is of: say {address}%NAME with one of "
+                    f"{names}, found {host!r}",
+                )
             return str(address), 0
         return str(ipaddress.IPv6Address(int(address))), _interface(zone, host)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise AddressNotAvailableError(
-            getattr(error, "errno", None) or errno.EADDRNOTAVAIL,
+            # Not the resolver's number (EAI_NONAME ...), which is no errno.
+            errno.EADDRNOTAVAIL,
             f"host must be an address or a name that resolves, found {host!r}: {error}",
         ) from error
     # IPv4 first, as a name given to a listener has always meant.

@@ -139,6 +139,8 @@ class Runtime:
         self.records = b""
         self.arena = b""
         self.watched = False
+        # Reentrant: a signal's handler may reload while this thread does.
+        self._reading = threading.RLock()
         _runtimes.add(self)
 
     def next(self, timeout: float | None) -> int:
@@ -190,7 +192,9 @@ class Runtime:
 
     def reload_tls(self, tls: int) -> None:
         """Reads the files of a TLS configuration again; when that fails the old certificates stay. From any thread."""
-        _check(self._short, self._short.sn_tls_reload(self._live(), tls))
+        # Files and a key's password may take long, so the GIL is let go; `free` waits for the lock instead.
+        with self._reading:
+            _check(self._blocking, self._blocking.sn_tls_reload(self._live(), tls))
 
     def bind(self, place: Place, config: ServerConfig, tls: int) -> int:
         """Binds a listener and answers its id; it accepts after :meth:`listen`. ``tls`` 0: none."""
@@ -275,7 +279,8 @@ class Runtime:
 
     def free(self) -> None:
         """Frees the runtime; joins its threads with the GIL released. No other thread may be inside a method."""
-        handle, self._handle = self._handle, None
+        with self._reading:
+            handle, self._handle = self._handle, None
         if handle is None:
             return
         _runtimes.discard(self)
@@ -329,6 +334,8 @@ def _after_fork() -> None:
             marker = _Forked()
             marker.parent = os.getppid()
             runtime._handle = marker
+            # The thread that held it is not here.
+            runtime._reading = threading.RLock()
     _runtimes.clear()
 
 

@@ -14,7 +14,14 @@ from dataclasses import MISSING, fields
 from typing import Any, ParamSpec, TypeVar
 
 from .binds import NativeServerBind
-from .config import PlaceOptions, SecureServeOptions, ServerConfig, TLSConfig, TLSOptions
+from .config import (
+    HttpServerConfig,
+    PlaceOptions,
+    SecureServeOptions,
+    ServerConfig,
+    TLSConfig,
+    TLSOptions,
+)
 
 __all__ = ["accepts"]
 
@@ -84,7 +91,7 @@ def _with_options(
 def _defaults() -> dict[str, Any]:
     return {
         entry.name: None if entry.default is MISSING else entry.default
-        for configuration in (ServerConfig, NativeServerBind, TLSConfig)
+        for configuration in (ServerConfig, NativeServerBind, TLSConfig, HttpServerConfig)
         for entry in fields(configuration)
     }
 

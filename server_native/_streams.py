@@ -94,7 +94,7 @@ class Inflow:
 
     def fail(self, reason: int) -> None:
         """The stream was reset: a reader gets :class:`ClientDisconnected` unless the body is complete."""
-        if not self._ended:
+        if not self._ended and self._failure is None:
             self._failure = disconnected(reason)
         self._notify()
 

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CertificateFiles",
+    "HttpServeOptions",
+    "HttpServerConfig",
+    "HttpServerOptions",
     "Limits",
     "MultiServeOptions",
     "PlaceOptions",
+    "SecureHttpServeOptions",
     "SecureMultiServeOptions",
     "SecureServeOptions",
     "ServeOptions",
@@ -112,6 +116,33 @@ class ServeOptions(PlaceOptions, MultiServeOptions, total=False):
 
 class SecureServeOptions(PlaceOptions, TLSOptions, MultiServeOptions, total=False):
     """Options of a server with one bind and TLS."""
+
+
+class HttpServerOptions(TypedDict, total=False):
+    """What the HttpServer style adds to a server."""
+
+    #: Seconds a session lives after its last request.
+    session_timeout: float
+    #: Name of the session cookie.
+    session_cookie: str
+    #: Sessions kept; beyond, the one idle the longest ends.
+    max_sessions: int
+    #: Value of the ``server`` field; ``None`` sends none.
+    server_header: str | None
+    #: gzip for clients that ask for it.
+    auto_compress: bool
+    #: Requests that wait to be taken by an ``async for``; the next ones get 503.
+    max_pending_requests: int
+    #: Bytes of one response that may wait for its client before ``write`` raises.
+    write_buffer_bytes: int
+
+
+class HttpServeOptions(HttpServerOptions, ServeOptions, total=False):
+    """Options of the functions that call a handler with HttpServer requests."""
+
+
+class SecureHttpServeOptions(HttpServerOptions, SecureServeOptions, total=False):
+    """The same with TLS."""
 
 
 class SecureMultiServeOptions(TLSOptions, MultiServeOptions, total=False):
@@ -255,6 +286,29 @@ class TLSConfig:
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpServerConfig:
+    """What the HttpServer style adds to a server: :class:`HttpServerOptions`."""
+
+    session_timeout: float = 20 * 60.0
+    session_cookie: str = "SNSESSID"
+    max_sessions: int = 10_000
+    server_header: str | None = None
+    auto_compress: bool = False
+    max_pending_requests: int = 1024
+    write_buffer_bytes: int = 4 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("max_sessions", "max_pending_requests", "write_buffer_bytes"):
+            _checks.integer(name, getattr(self, name), 1, 2**62)
+        _checks.boolean("auto_compress", self.auto_compress)
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> HttpServerConfig:
+        """Made of what is there of :class:`HttpServerOptions`, which leaves ``options``."""
+        return cls(**_take(options, HttpServerOptions))
 
 
 @dataclass(frozen=True, kw_only=True)

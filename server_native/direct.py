@@ -32,8 +32,10 @@ __all__ = [
     "start_secure_native_direct",
 ]
 
+#: What a server calls for every request. ``None`` is the answer of a handler whose request has left HTTP: it has
+#: called ``accept_websocket`` or ``detach_socket``.
 NativeDirectHandler: TypeAlias = Callable[
-    [NativeDirectRequest], "HandlerResult | Awaitable[HandlerResult]"
+    [NativeDirectRequest], "HandlerResult | Awaitable[HandlerResult | None] | None"
 ]
 
 

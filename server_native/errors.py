@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Mapping
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CertificateError",
     "ClientDisconnected",
     "ConfigurationError",
+    "ContentLengthError",
     "ForkedError",
     "HandshakeError",
     "LibraryMismatchError",
@@ -19,10 +21,12 @@ __all__ = [
     "NativeIOError",
     "NativePanicError",
     "NotFoundError",
+    "ResponseSentError",
     "RuntimeBusyError",
     "ServerNativeError",
     "StoppingError",
     "WebSocketClosed",
+    "WriteBufferFullError",
 ]
 
 
@@ -108,6 +112,18 @@ class CertificateError(ConfigurationError):
     """A certificate, key or password cannot be used; the text names the file and the cause."""
 
 
+class ContentLengthError(ServerNativeError, ValueError):
+    """A response's body is shorter or longer than its content-length said; the client got no whole answer."""
+
+
+class ResponseSentError(ServerNativeError, RuntimeError):
+    """What was to be changed, written or read had gone already with the response's head or its end."""
+
+
+class WriteBufferFullError(ServerNativeError, BufferError):
+    """More was written than a client took and than may wait: ``await response.flush()`` between writes."""
+
+
 # Numbers of `sn_status` (bindings/abi.py); a leaf module cannot import it, tests/test_generated.py compares.
 _BY_STATUS: dict[int, tuple[type[ServerNativeError], int | None]] = {
     10: (ConfigurationError, None),
@@ -122,8 +138,15 @@ _BY_STATUS: dict[int, tuple[type[ServerNativeError], int | None]] = {
     255: (NativePanicError, None),
 }
 
+#: How native code ends what the system said.
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
 
 def from_status(status: int, text: str) -> ServerNativeError:
     """The exception for a native status that is no outcome."""
     kind, number = _BY_STATUS.get(status, (ServerNativeError, None))
-    return kind(number, text) if number is not None else kind(text)
+    if number is None:
+        return kind(text)
+    # The status tells the kind, the text the system's own number: EPERM is a lack of permission too.
+    found = _OS_ERROR.search(text)
+    return kind(int(found[1]) if found else number, text)

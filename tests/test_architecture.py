@@ -126,19 +126,26 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     for layer in (
         "__main__ cli",
         "__init__",
-        "asgi wsgi direct callback multi server http_server workers tcp",
+        "callback asgi wsgi",
+        "http_server",
+        "http_request",
+        "http_response",
+        "direct multi server workers tcp",
         "_serve",
         "_server _tasks",
         "_sites",
+        "_outlet",
         "http websocket detached _lifecycle _loops",
         "_dispatch _streams _messages _handshake _pool",
         "_outbox",
         "_ffi _addresses _options",
         "_library _bindings",
+        "sessions compress",
+        "cookies response_headers",
         "config headers tls",
         "binds",
         "_checks",
-        "errors",
+        "_arrivals errors",
     )
 )
 """From the top down: a module imports from layers below its own. What only type checkers read does not count."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["rate", "idle", "rss", "syscalls"]
+Kind = Literal["rate", "idle", "rss", "syscalls", "memory"]
+Suite = Literal["spine", "complete"]
 
 PLACEMENTS = ("pinned", "free")
 DEFAULT_CONNECTIONS = 64
@@ -14,6 +15,7 @@ IDLE_CONNECTIONS = 100
 IDLE_SECONDS = 10.0
 RSS_FIRST, RSS_TOTAL = 10_000, 1_000_000
 SYSCALL_REQUESTS = 5_000
+MEMORY_CONNECTIONS = 10_000
 COUNT_ROUNDS = 3  # counts and memory hardly vary: more rounds would only cost time
 
 
@@ -24,6 +26,9 @@ class Case:
     variant: str
     connections: int | None  # None: --concurrency
     about: str
+    suite: Suite = "spine"
+    streams: int = 1  # requests under way on a connection
+    size: int = 0  # of a WebSocket message
 
     def rounds(self, iterations: int) -> int:
         return iterations if self.kind == "rate" else min(iterations, COUNT_ROUNDS)
@@ -63,7 +68,84 @@ CASES = {
             1,
             "system calls per request at 1 connection (strace -c -f)",
         ),
+        Case(
+            "h2c",
+            "rate",
+            "h2c",
+            8,
+            "hello over HTTP/2 without TLS, 8 connections of 32 streams",
+            "complete",
+            streams=32,
+        ),
+        Case("tls", "rate", "tls", None, "hello over TLS 1.3, 64 connections", "complete"),
+        Case(
+            "http3",
+            "rate",
+            "http3",
+            8,
+            "hello over HTTP/3, 8 connections of 32 streams",
+            "complete",
+            streams=32,
+        ),
+        Case(
+            "websocket-64",
+            "rate",
+            "websocket",
+            50,
+            "messages of 64 bytes echoed, 50 connections (requests are messages)",
+            "complete",
+            size=64,
+        ),
+        Case(
+            "websocket-16k",
+            "rate",
+            "websocket",
+            50,
+            "the same with messages of 16 KiB",
+            "complete",
+            size=16 * 1024,
+        ),
+        Case(
+            "upload",
+            "rate",
+            "upload",
+            8,
+            "POST of 10 MiB, its length answered, 8 connections",
+            "complete",
+        ),
+        Case(
+            "large", "rate", "large", None, "GET / answered with 1 MiB, 64 connections", "complete"
+        ),
+        Case(
+            "stream",
+            "rate",
+            "stream",
+            None,
+            "GET / answered with 100 pieces of 10 KiB, 64 connections",
+            "complete",
+        ),
+        *(
+            Case(
+                variant,
+                "memory",
+                variant,
+                MEMORY_CONNECTIONS,
+                f"memory per idle connection, of 10,000 that made one request each{over}",
+                "complete",
+            )
+            for variant, over in (
+                ("memory", ""),
+                ("memory-tls", " over TLS 1.3"),
+                ("memory-h2c", " over HTTP/2 without TLS"),
+            )
+        ),
     )
+}
+
+
+SUITES: Mapping[str, tuple[str, ...]] = {
+    suite: tuple(case.name for case in CASES.values() if case.suite == suite)
+    for suite in ("spine", "complete")
 }
 
 
@@ -86,7 +168,7 @@ METRICS: Mapping[str, Metric] = {
     "p99_us": Metric("p99 µs", _digits(0)),
     "cpu_us": Metric("CPU µs/request", _digits(2)),
     "server_cpu_pct": Metric("server CPU %", _digits(0)),
-    "wrk_cpu_pct": Metric("wrk CPU %", _digits(0)),
+    "wrk_cpu_pct": Metric("load CPU %", _digits(0)),
     "other_cpu_pct": Metric("other CPU %", _digits(0)),
     "rss_mib": Metric("RSS MiB", _digits(1)),
     "idle_cpu_pct": Metric("idle CPU %", _digits(3)),
@@ -96,6 +178,7 @@ METRICS: Mapping[str, Metric] = {
     "rss_last_mib": Metric("RSS MiB last", _digits(1)),
     "rss_delta_mib": Metric("growth MiB", _digits(2)),
     "syscalls": Metric("syscalls/request", _digits(2)),
+    "kib_per_connection": Metric("KiB/connection", _digits(2)),
 }
 
 COLUMNS: Mapping[Kind, tuple[str, ...]] = {
@@ -113,6 +196,7 @@ COLUMNS: Mapping[Kind, tuple[str, ...]] = {
     "idle": ("idle_cpu_pct", "open_connections", "rss_mib"),
     "rss": ("rss_delta_mib", "rss_first_mib", "rss_last_mib", "requests"),
     "syscalls": ("syscalls", "requests"),
+    "memory": ("kib_per_connection", "open_connections", "rss_first_mib", "rss_last_mib"),
 }
 
 RATIOS: Mapping[Kind, tuple[str, ...]] = {
@@ -120,4 +204,5 @@ RATIOS: Mapping[Kind, tuple[str, ...]] = {
     "idle": (),
     "rss": (),
     "syscalls": ("syscalls",),
+    "memory": ("kib_per_connection",),
 }

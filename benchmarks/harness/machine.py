@@ -50,5 +50,9 @@ def describe(peer_file: peers.PeerFile) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "load": Path("/proc/loadavg").read_text().split()[0],
         "versions": peers.installed(peer_file),
-        "commands": {name: " ".join(words) for name, words in peer_file.commands.items()},
+        "commands": {
+            f"{name}/{variant}": " ".join(words)
+            for name, variants in peer_file.commands.items()
+            for variant, words in variants.items()
+        },
     }

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import re
+import resource
+import select
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.harness import cases, process, wrk
-from benchmarks.harness.server import REQUEST_HEADERS, Server, Spec, launch
+from benchmarks.harness import cases, h2load, load, process, wrk
+from benchmarks.harness.server import Server, Spec, launch
 
 MIB = 1024 * 1024
 SIZE_TOLERANCE = 0.02
+SPARE_DESCRIPTORS = 500  # beside those of the connections, ours and the server's
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def sample(case: cases.Case, spec: Spec, effort: Effort, cores: tuple[int, int] 
             figures = _idle(server, cases.IDLE_CONNECTIONS, cases.IDLE_SECONDS)
         elif case.kind == "rss":
             figures = _rss(server, effort.requests or cases.RSS_TOTAL, wrk_core)
+        elif case.kind == "memory":
+            figures = _memory(server, cases.MEMORY_CONNECTIONS)
         else:
             count = effort.requests or cases.SYSCALL_REQUESTS
             figures, detail = _syscalls(server, count, wrk_core)
@@ -57,63 +62,67 @@ def sample(case: cases.Case, spec: Spec, effort: Effort, cores: tuple[int, int] 
 
 
 def _load(
-    server: Server, connections: int, core: int | None, seconds: int, requests: int | None = None
-) -> wrk.Load:
-    """wrk against the server; the bytes received must be those of so many right responses."""
-    expected = server.check().wire_size
+    server: Server,
+    connections: int,
+    core: int | None,
+    seconds: int,
+    requests: int | None = None,
+    streams: int = 1,
+    size: int = 0,
+) -> load.Load:
+    """Load the server; the bytes received must be those of so many right responses."""
+    response = server.check()
+    target = server.target(connections, seconds, requests=requests, streams=streams)
+    tool = server.wire.tool
     try:
-        load = wrk.drive(
-            server.url,
-            connections=connections,
-            seconds=seconds,
-            requests=requests,
-            headers=REQUEST_HEADERS[server.variant],
-            core=core,
-        )
-    except wrk.LoadError as error:
+        if tool == "wrk":
+            # It counts a status above 399 as an error; a redirect or a wrong body only the size shows.
+            done, expected = wrk.drive(target, core), response.wire_size
+        elif tool == "h2load":
+            done, expected = h2load.drive(target, core), len(response.body)
+        else:  # checks each
+            return load.drive(tool, replace(target, upload=size or target.upload), core)
+    except load.LoadError as error:
         raise server.error(str(error)) from error
-    # wrk counts a status above 399 as an error; a redirect or a wrong body only the size shows.
-    slack = load.requests * expected * SIZE_TOLERANCE + connections * expected
-    if abs(load.bytes - load.requests * expected) > slack:
-        mean = load.bytes / load.requests
+    slack = done.requests * expected * SIZE_TOLERANCE + connections * streams * expected
+    if abs(done.bytes - done.requests * expected) > slack:
+        mean = done.bytes / done.requests
         raise server.error(f"sent {mean:.1f} bytes per response under load, not {expected}")
-    return load
+    return done
 
 
 def _rate(server: Server, case: cases.Case, effort: Effort, core: int | None) -> dict[str, float]:
     connections = case.connections or effort.concurrency or cases.DEFAULT_CONNECTIONS
     if effort.warmup:
-        _load(server, connections, core, effort.warmup)
+        _load(server, connections, core, effort.warmup, None, case.streams, case.size)
     busy, cpu = process.machine_busy_seconds(), process.cpu_seconds(server.pid)
     started = time.monotonic()
-    load = _load(server, connections, core, effort.seconds, effort.requests)
+    done = _load(
+        server, connections, core, effort.seconds, effort.requests, case.streams, case.size
+    )
     elapsed = time.monotonic() - started
     cpu = process.cpu_seconds(server.pid) - cpu
     busy = process.machine_busy_seconds() - busy
     return {
-        "req_per_sec": load.requests / load.seconds,
-        "requests": load.requests,
-        "seconds": load.seconds,
-        "p50_us": load.p50_us,
-        "p95_us": load.p95_us,
-        "p99_us": load.p99_us,
-        "max_us": load.max_us,
-        "cpu_us": cpu / load.requests * 1e6,
-        "server_cpu_pct": cpu / load.seconds * 100,
-        "wrk_cpu_pct": load.cpu_seconds / load.seconds * 100,
-        "other_cpu_pct": max(0.0, busy - cpu - load.cpu_seconds) / elapsed * 100,
+        "req_per_sec": done.requests / done.seconds,
+        "requests": done.requests,
+        "seconds": done.seconds,
+        "p50_us": done.p50_us,
+        "p95_us": done.p95_us,
+        "p99_us": done.p99_us,
+        "max_us": done.max_us,
+        "cpu_us": cpu / done.requests * 1e6,
+        "server_cpu_pct": cpu / done.seconds * 100,
+        "wrk_cpu_pct": done.cpu_seconds / done.seconds * 100,
+        "other_cpu_pct": max(0.0, busy - cpu - done.cpu_seconds) / elapsed * 100,
         "rss_mib": process.rss_bytes(server.pid) / MIB,
     }
 
 
 def _is_open(connection: socket.socket) -> bool:
-    connection.setblocking(False)
-    try:
-        return connection.recv(1, socket.MSG_PEEK) != b""
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return not poll.poll(0)
 
 
 def _idle(server: Server, count: int, seconds: float) -> dict[str, float]:
@@ -129,6 +138,30 @@ def _idle(server: Server, count: int, seconds: float) -> dict[str, float]:
             "idle_cpu_pct": cpu / (time.monotonic() - started) * 100,
             "open_connections": sum(map(_is_open, connections)),
             "rss_mib": process.rss_bytes(server.pid) / MIB,
+        }
+
+
+def _memory(server: Server, count: int) -> dict[str, float]:
+    """Memory that idle connections hold; each has made a request."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count + SPARE_DESCRIPTORS:
+        raise server.error(
+            f"{count} connections need ulimit -n {count + SPARE_DESCRIPTORS}, found {soft} of {hard}"
+        )
+    before = process.rss_bytes(server.pid)
+    with contextlib.ExitStack() as stack:
+        connections = []
+        for _ in range(count):
+            connection = stack.enter_context(server.connect())
+            server.ask(connection)
+            connections.append(connection)
+        time.sleep(0.5)
+        after = process.rss_bytes(server.pid)
+        return {
+            "kib_per_connection": (after - before) / count / 1024,
+            "open_connections": sum(map(_is_open, connections)),
+            "rss_first_mib": before / MIB,
+            "rss_last_mib": after / MIB,
         }
 
 

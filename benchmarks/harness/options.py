@@ -79,7 +79,7 @@ def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 def _parser(servers: Sequence[str]) -> Parser:
     parser = Parser(
         prog="http.py",
-        description="server_native against its peers over HTTP/1.1 on loopback, driven by wrk.",
+        description="server_native against its peers on loopback.",
         epilog="Cases: " + "; ".join(f"{c.name} = {c.about}" for c in cases.CASES.values()),
         allow_abbrev=False,
     )
@@ -106,7 +106,12 @@ def _parser(servers: Sequence[str]) -> Parser:
         "--cases",
         type=_names(tuple(cases.CASES)),
         metavar="A,B|all",
-        help="which cases (hello; with --bars: all)",
+        help="which cases (hello; with --bars: all of the suite spine)",
+    )
+    add(
+        "--suite",
+        choices=tuple(cases.SUITES),
+        help="all cases of the spine (HTTP/1.1), or the complete: every protocol, bodies, memory",
     )
     add("--pinned", action="store_true", help="server on one core, wrk on another; only this")
     add("--free", action="store_true", help="neither pinned; only this (default: both)")
@@ -159,7 +164,11 @@ def parse(arguments: Sequence[str] | None, servers: Sequence[str]) -> Options:
         for name in (gate.server, gate.peer):
             if given.servers and name not in given.servers and not given.load:
                 parser.error(f"the gate compares {name}, which --servers leaves out")
-    default_cases = tuple(cases.CASES) if given.bars else ("hello",)
+    if given.cases and given.suite:
+        parser.error("--suite is a set of cases: give it or --cases")
+    default_cases = (
+        cases.SUITES[given.suite or "spine"] if given.suite or given.bars else ("hello",)
+    )
     return Options(
         requests=given.requests,
         duration=given.duration,

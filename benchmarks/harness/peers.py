@@ -14,22 +14,32 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).resolve().parent.parent
 ROOT = BENCHMARKS.parent
 VENV = ROOT / ".venv-bench"
-PROGRAMS = {"nginx-light": "nginx", "wrk": "wrk", "strace": "strace"}
+LOAD = BENCHMARKS / "load" / "target" / "release"
+PROGRAMS = {
+    "nginx-light": "nginx",
+    "wrk": "wrk",
+    "nghttp2-client": "h2load",
+    "strace": "strace",
+    "openssl": "openssl",
+}
 
 
 @dataclass(frozen=True)
 class PeerFile:
     pins: dict[str, str]  # PyPI name -> version
     debian: dict[str, str]  # Debian package -> version
-    commands: dict[str, tuple[str, ...]]  # label -> command template
+    commands: dict[str, dict[str, tuple[str, ...]]]  # label -> variant -> command template
 
 
 def read(path: Path = BENCHMARKS / "peers.txt") -> PeerFile:
     peers = PeerFile({}, {}, {})
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if line.startswith("#: "):
-            label, *command = shlex.split(line[3:])
-            peers.commands[label] = tuple(command)
+            name, *command = shlex.split(line[3:])
+            label, _, variants = name.partition("/")
+            for variant in variants.split(","):
+                words = tuple(word.replace("{variant}", variant) for word in command)
+                peers.commands.setdefault(label, {})[variant] = words
         elif line.startswith("#! "):
             package, version = line[3:].split()
             peers.debian[package] = version
@@ -82,6 +92,11 @@ def problems(peers: PeerFile) -> tuple[list[str], list[str]]:
         if found.get(name) != version
     ]
     wrong += [f"Debian package {name} is missing" for name in peers.debian if name not in found]
+    wrong += [
+        f"benchmarks/load is not built: no {name}"
+        for name in ("load", "static-h3")
+        if not (LOAD / name).is_file()
+    ]
     if shutil.which("taskset") is None:
         wrong.append("taskset (Debian package util-linux) is missing")
     odd = [

@@ -43,7 +43,9 @@ def write(results: Results, prefix: str) -> list[str]:
             _draw(axes, cells, metric, f"{case.name}, {placement}")
     where = results.machine
     note = f"medians; {where['cpu']}, {where['date']}, {where['commit'][:12]}"
-    figure.text(0.5, 0.002, f"{note}; † wrk saturated, * disturbed", fontsize=8, ha="center")
+    figure.text(
+        0.5, 0.002, f"{note}; † load generator saturated, * disturbed", fontsize=8, ha="center"
+    )
     figure.tight_layout(rect=(0, 0.01, 1, 1))
     names = [f"{prefix}.png", f"{prefix}.svg"]
     for name in names:

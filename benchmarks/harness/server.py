@@ -12,38 +12,47 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.harness import peers, process
+from benchmarks.harness import certificate, load, peers, process, wire
+from benchmarks.harness.wire import WIRES
 
 READY_SECONDS = 20.0
 POLL_SECONDS = 0.01
 STOP_SECONDS = 3.0
 SERVERS = peers.BENCHMARKS / "servers"
+REPORTING_PEERS = ("static-h3",)  # print the port they chose, as ours do
 
-# What a browser sends; wrk adds Host.
-BROWSER_HEADERS = {
-    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
-    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8",
-    "Accept-Language": "en-US,en;q=0.7,de;q=0.3",
-    "Accept-Encoding": "gzip, deflate, br, zstd",
-    "Referer": "http://localhost/products/overview?page=2&sort=price",
-    "Cookie": "session=4f9c2d8e7b6a5f4e3d2c1b0a99887766; theme=dark; consent=1; _id=GA1.1.20261121",
-    "Upgrade-Insecure-Requests": "1",
-    "Sec-Fetch-Dest": "document",
-    "Sec-Fetch-Mode": "navigate",
-    "Sec-Fetch-Site": "same-origin",
-}
-READ_HEADERS = ("User-Agent", "Accept-Language", "Cookie")
-REQUEST_HEADERS: dict[str, dict[str, str]] = {"hello": {}, "headers": BROWSER_HEADERS}
-BODIES = {
-    "hello": b"hello",
-    "headers": "".join(f"{len(BROWSER_HEADERS[name]):08d}" for name in READ_HEADERS).encode(),
-}
-
-OURS = {
-    "ours-constant": {"hello": "constant"},
-    "ours-sync": {"hello": "sync", "headers": "headers-sync"},
-    "ours-async": {"hello": "async", "headers": "headers-async"},
+OURS: Mapping[str, Mapping[str, str]] = {
+    "ours-constant": {"hello": "constant", "http3": "constant"},
+    "ours-sync": {
+        "hello": "sync",
+        "headers": "headers-sync",
+        "h2c": "sync",
+        "tls": "sync",
+        "http3": "sync",
+        "websocket": "websocket-sync",
+        "upload": "upload-sync",
+        "large": "large-sync",
+        "stream": "stream-sync",
+        "memory": "sync",
+        "memory-tls": "sync",
+        "memory-h2c": "sync",
+    },
+    "ours-async": {
+        "hello": "async",
+        "headers": "headers-async",
+        "h2c": "async",
+        "tls": "async",
+        "http3": "async",
+        "websocket": "websocket-async",
+        "upload": "upload-async",
+        "large": "large-async",
+        "stream": "stream-async",
+        "memory": "async",
+        "memory-tls": "async",
+        "memory-h2c": "async",
+    },
     "ours-asyncio-run": {"hello": "asyncio-run"},
 }
 
@@ -61,17 +70,6 @@ class Spec:
     reports_port: bool = False
 
 
-@dataclass(frozen=True)
-class Response:
-    status: int
-    head: str
-    body: bytes
-
-    @property
-    def wire_size(self) -> int:
-        return len(self.head) + 4 + len(self.body)
-
-
 def specs(peer_file: peers.PeerFile, io_threads: int | None) -> dict[str, Spec]:
     """Every server this benchmark knows, ours first."""
     found = {}
@@ -80,20 +78,14 @@ def specs(peer_file: peers.PeerFile, io_threads: int | None) -> dict[str, Spec]:
         for variant, case in cases.items():
             command = ["{bin}/python", "{servers}/ours.py", "--case", case]
             command += ["--host", "{host}", "--port", "{port}"]
+            if WIRES[variant].secure:
+                command += ["--certificate", "{certificate}", "--key", "{key}"]
             if io_threads is not None:
                 command += ["--io-threads", str(io_threads)]
             commands[variant] = tuple(command)
         found[name] = Spec(name, commands, reports_port=True)
-    for name, template in peer_file.commands.items():
-        has_variants = any("{variant}" in word for word in template)
-        variants = ("hello", "headers") if has_variants else ("hello",)
-        found[name] = Spec(
-            name,
-            {
-                variant: tuple(word.replace("{variant}", variant) for word in template)
-                for variant in variants
-            },
-        )
+    for name, variants in peer_file.commands.items():
+        found[name] = Spec(name, variants, reports_port=name in REPORTING_PEERS)
     return found
 
 
@@ -109,11 +101,13 @@ class Server:
 
     def __init__(self, spec: Spec, variant: str, host: str, core: int | None, work: Path) -> None:
         self.name = spec.name
-        self.variant = variant
+        self.wire = WIRES[variant]
         self.host = host
         self.port = 0 if spec.reports_port else unused_port(host)
-        values = {"host": host, "port": self.port, "work": work}
-        values |= {"bin": peers.VENV / "bin", "servers": SERVERS}
+        values: dict[str, object] = {"host": host, "port": self.port, "work": work}
+        values |= {"bin": peers.VENV / "bin", "load": peers.LOAD, "servers": SERVERS}
+        if self.wire.secure:
+            values["certificate"], values["key"] = certificate.files()
         for template in SERVERS.glob("*.conf"):
             text = template.read_text().replace("@HOST@", host).replace("@PORT@", str(self.port))
             (work / template.name).write_text(text)
@@ -135,10 +129,6 @@ class Server:
                 raise ServerError(f"{self.name}: cannot run {self.command[0]}: {error}") from error
         self.pid = self._process.pid
 
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}:{self.port}/"
-
     def error(self, what: str) -> ServerError:
         """An error that shows what one needs to see why."""
         tail = self._stderr.read_text(errors="replace").splitlines()[-20:]
@@ -149,7 +139,7 @@ class Server:
         return ServerError("\n".join(lines))
 
     def wait_ready(self) -> None:
-        """Return once the server accepts connections. Nothing but that is waited for."""
+        """Return once the server accepts connections, or says so by its port; no longer."""
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -159,52 +149,57 @@ class Server:
                 if line[1] and not line[0].strip().isdigit():
                     raise self.error(f"printed {line[0]!r} instead of its port")
                 self.port = int(line[0]) if line[1] else 0
-            if self.port:
-                with contextlib.suppress(OSError), self.connect():
+                if self.port:
+                    return
+            else:
+                address = self.host, self.port
+                with contextlib.suppress(OSError), socket.create_connection(address, timeout=5):
                     return
             time.sleep(POLL_SECONDS)
         raise self.error(f"not ready after {READY_SECONDS:.0f} s")
 
     def connect(self) -> socket.socket:
-        return socket.create_connection((self.host, self.port), timeout=5)
-
-    def ask(self, connection: socket.socket) -> Response:
-        """One request as the load generator sends it, on an open connection that stays open."""
-        headers = {"Host": f"{self.host}:{self.port}"} | REQUEST_HEADERS[self.variant]
-        lines = ["GET / HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
-        received = b""
-        while b"\r\n\r\n" not in received:
-            received += self._more(connection, received)
-        head, _, body = received.partition(b"\r\n\r\n")
-        text = head.decode("latin-1")
-        fields = dict(line.lower().split(":", 1) for line in text.split("\r\n")[1:])
-        length = fields.get("content-length", "").strip()
-        if not length.isdigit():
-            raise self.error(f"sends no content-length: {text!r}")
-        while len(body) < int(length):
-            body += self._more(connection, body)
-        return Response(int(text.split()[1]), text, body)
-
-    def _more(self, connection: socket.socket, received: bytes) -> bytes:
-        data = connection.recv(65536)
-        if not data:
-            raise self.error(f"closed the connection after {received!r}")
-        return data
-
-    def check(self) -> Response:
-        """Ask twice on one connection, which must be kept alive; status and body must be right."""
         try:
-            with self.connect() as connection:
-                first, second = self.ask(connection), self.ask(connection)
-        except OSError as error:
+            return wire.connect(self.wire, self.host, self.port)
+        except (OSError, wire.WireError) as error:
+            raise self.error(f"no connection: {error!r}") from error
+
+    def ask(self, connection: socket.socket) -> wire.Response:
+        """One request as the load generator sends it; status and body must be right."""
+        try:
+            response = wire.ask(self.wire, connection, f"{self.host}:{self.port}")
+        except (OSError, wire.WireError) as error:
             raise self.error(f"does not answer: {error!r}") from error
-        for response in (first, second):
-            if response.status != 200 or response.body != BODIES[self.variant]:
-                raise self.error(
-                    f"answers {response.status} {response.body!r}, not 200 {BODIES[self.variant]!r}"
-                )
-        return second
+        if response.status != 200 or response.body != self.wire.body:
+            body = response.body[:100]
+            raise self.error(
+                f"answers {response.status} {body!r}, not 200 {self.wire.body[:100]!r}"
+            )
+        return response
+
+    def target(self, connections: int, seconds: int = 0, **more: Any) -> load.Target:
+        """What a load generator is told of this server."""
+        what: dict[str, Any] = {
+            "upload": self.wire.upload,
+            "expect": len(self.wire.body),
+            "headers": self.wire.headers,
+            "secure": self.wire.secure,
+            "certificate": certificate.files()[0] if self.wire.secure else None,
+        }
+        return load.Target(self.host, self.port, connections, seconds, **(what | more))
+
+    def check(self) -> wire.Response:
+        """Ask twice on one connection, which must be kept alive; returns the second answer."""
+        if self.wire.tool in ("http3", "websocket"):
+            try:
+                head = load.drive(self.wire.tool, self.target(1, requests=2)).head
+            except load.LoadError as error:
+                raise self.error(str(error)) from error
+            return wire.Response(200, head, self.wire.body)
+        with self.connect() as connection:
+            first = self.ask(connection)
+            # An HTTP/2 connection is asked again by h2load; here only the first request is known.
+            return first if self.wire.tool == "h2load" else self.ask(connection)
 
     def stop(self) -> None:
         """End the process group; ask first, then kill, and leave nothing of the tree."""

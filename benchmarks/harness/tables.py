@@ -10,7 +10,7 @@ from benchmarks.harness import bars, cases
 from benchmarks.harness.results import Cell, Results, is_ours
 
 LEGEND = (
-    "† wrk used 90 % of a core or more: its req/s is a lower bound, compare CPU per request.  "
+    "† the load generator used 90 % of a core or more: its req/s is a lower bound, compare CPU per request.  "
     "* something else used more than 10 % of a core."
 )
 

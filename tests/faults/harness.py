@@ -65,6 +65,7 @@ class Child:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         before: Callable[[], None] | None = None,
+        descriptors: tuple[int, ...] = (),
     ) -> None:
         self.lines: list[str] = []
         self._changed = threading.Condition()
@@ -78,6 +79,7 @@ class Child:
             stderr=self._errors,
             env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             preexec_fn=before,  # noqa: PLW1509
+            pass_fds=descriptors,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import select
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import h2.config
 import h2.connection
@@ -15,7 +16,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-__all__ = ["H2", "Answer", "H2Answer", "Wire", "eventually"]
+__all__ = ["H2", "Answer", "H2Answer", "Place", "Wire", "connect", "eventually"]
 
 #: A test that waits longer has found a hang.
 PATIENCE = 10.0
@@ -48,25 +49,60 @@ class Answer(NamedTuple):
         return values[0] if values else None
 
 
+#: Host and port, or the path of a Unix socket.
+Place: TypeAlias = "tuple[str, int] | str"
+
+
+def connect(
+    place: Place, *, receive_buffer: int | None = None, source: str | None = None
+) -> socket.socket:
+    """A connected socket without Nagle's algorithm, where there is one."""
+    host = place if isinstance(place, str) else place[0]
+    inet = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(
+        socket.AF_UNIX if isinstance(place, str) else inet,
+        socket.SOCK_STREAM,
+    )
+    try:
+        if receive_buffer is not None:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source is not None:
+            made.bind((source, 0))
+        made.settimeout(PATIENCE)
+        made.connect(place)
+        if not isinstance(place, str):
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def secure(plain: socket.socket, tls: ssl.SSLContext, **options: Any) -> ssl.SSLSocket:
+    """A handshake; from then on an end without close_notify is an error, as data may have been cut off."""
+    try:
+        return tls.wrap_socket(plain, suppress_ragged_eofs=False, **options)
+    except BaseException:
+        plain.close()
+        raise
+
+
 class Wire:
-    """An HTTP/1 connection: sends what it is told, reads answers strictly."""
+    """An HTTP/1 connection: sends what it is told, reads answers strictly. With ``tls`` it is a secure one."""
 
     def __init__(
         self,
-        address: tuple[str, int],
+        address: Place,
         *,
         receive_buffer: int | None = None,
         source: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_name: str = "localhost",
+        session: ssl.SSLSession | None = None,
     ) -> None:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.socket = socket.socket(family, socket.SOCK_STREAM)
-        if receive_buffer is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        if source is not None:
-            self.socket.bind((source, 0))
-        self.socket.settimeout(PATIENCE)
-        self.socket.connect(address)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connect(address, receive_buffer=receive_buffer, source=source)
+        if tls is not None:
+            self.socket = secure(self.socket, tls, server_hostname=server_name, session=session)
         self._buffer = bytearray()
 
     def __enter__(self) -> Wire:
@@ -79,6 +115,12 @@ class Wire:
         trace: TracebackType | None,
     ) -> None:
         self.socket.close()
+
+    @property
+    def tls(self) -> ssl.SSLSocket:
+        """The socket of a secure connection."""
+        assert isinstance(self.socket, ssl.SSLSocket)
+        return self.socket
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -221,13 +263,23 @@ _NOTHING = H2Answer([], b"", [], 0, False, None)
 
 
 class H2:
-    """An HTTP/2 connection with prior knowledge, by the sans-io library ``h2``."""
+    """An HTTP/2 connection by the sans-io library ``h2``: with prior knowledge, or by ALPN with ``tls``."""
 
     def __init__(
-        self, address: tuple[str, int], *, acknowledge: bool = True, window: int | None = None
+        self,
+        address: Place,
+        *,
+        acknowledge: bool = True,
+        window: int | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_name: str = "localhost",
     ) -> None:
-        self.socket = socket.create_connection(address, PATIENCE)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connect(address)
+        self._scheme = "http"
+        if tls is not None:
+            self._scheme = "https"
+            self.socket = secure(self.socket, tls, server_hostname=server_name)
+            assert self.socket.selected_alpn_protocol() == "h2"
         config = h2.config.H2Configuration(client_side=True, header_encoding="latin-1")
         self.state = h2.connection.H2Connection(config)
         if window is not None:
@@ -274,7 +326,7 @@ class H2:
         stream = self.state.get_next_available_stream_id()
         pseudo = [
             (":method", method),
-            (":scheme", "http"),
+            (":scheme", self._scheme),
             (":authority", authority),
             (":path", path),
         ]

@@ -7,6 +7,7 @@ plain function of request and body; :meth:`Mode.adapt` makes of it what the mode
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -16,12 +17,7 @@ from typing import Any
 import uvloop
 
 import server_native
-from server_native import (
-    NativeDirectRequest,
-    NativeServer,
-    serve_native_direct,
-    start_native_direct,
-)
+from server_native import NativeDirectRequest, NativeServer
 from tests.integration.clients import eventually
 
 __all__ = ["MODES", "Mode", "Running", "Serve"]
@@ -80,6 +76,13 @@ _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
+def _entry(verb: str, options: dict[str, Any]) -> Callable[..., Any]:
+    """The function of the product that serves with these options: certificates make it the secure one."""
+    secure = "secure_" if options.keys() & {"certificate_path", "certificates"} else ""
+    entry: Callable[..., Any] = getattr(server_native, f"{verb}_{secure}native_direct")
+    return entry
+
+
 class Running:
     """A server in its thread."""
 
@@ -124,8 +127,10 @@ class Running:
     def close(self, grace: float | None = None) -> None:
         """Begins to stop, as a thread of the application may."""
         self.server.close(grace=grace)
-        if self._loop is not None and self._leave is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._leave.set)
+        if self._loop is not None and self._leave is not None:
+            # It may be over, and the loop closed.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._leave.set)
 
     def join(self) -> None:
         """Waits for the end; what ended the thread is raised here."""
@@ -147,7 +152,7 @@ class Running:
         self._ready.set()
 
     def _block(self, handler: Any, options: dict[str, Any]) -> None:
-        serve_native_direct(handler, on_ready=self._announce, **options)
+        _entry("serve", options)(handler, on_ready=self._announce, **options)
 
     def _embed(
         self,
@@ -157,7 +162,7 @@ class Running:
     ) -> None:
         async def main() -> None:
             self._leave = asyncio.Event()
-            async with start_native_direct(handler, **options) as server:
+            async with _entry("start", options)(handler, **options) as server:
                 self._announce(server)
                 await self._leave.wait()
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import ipaddress
+import json
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +17,16 @@ from typing import Any
 
 import pytest
 
-from server_native import NativeDirectRequest, _addresses, errors, start_native_direct
+from server_native import (
+    NativeDirectRequest,
+    _addresses,
+    errors,
+    start_native_direct,
+    start_secure_native_direct,
+)
+from tests.faults.harness import Child
+from tests.integration.certificates import Identity
+from tests.integration.clients import Wire
 
 needs_ipv6 = pytest.mark.skipif(
     not _addresses._has_ipv6("::1"), reason="this machine has no IPv6 loopback"
@@ -158,7 +171,7 @@ if os.geteuid() == 0:
 try:
     server_native.serve_native_direct(lambda request: "", port=1, on_ready=lambda server: server.close())
 except PermissionError as error:
-    print(type(error).__name__, error)
+    print(type(error).__name__, error.errno, error.strerror)
 """
 
 
@@ -172,8 +185,8 @@ def test_a_port_that_needs_more_rights() -> None:
         [sys.executable, "-c", UNPRIVILEGED], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("BindPermissionError ")
-    assert "127.0.0.1:1:" in result.stdout
+    expected = f"BindPermissionError {errno.EACCES} cannot listen on 127.0.0.1:1: "
+    assert result.stdout.startswith(expected)
 
 
 def test_an_address_of_another_machine_and_a_name_of_nobody() -> None:
@@ -182,8 +195,9 @@ def test_an_address_of_another_machine_and_a_name_of_nobody() -> None:
         with pytest.raises(errors.AddressNotAvailableError, match=r"192\.0\.2\.1:") as info:
             await start_native_direct(hello, host="192.0.2.1")
         assert info.value.errno == errno.EADDRNOTAVAIL
-        with pytest.raises(errors.AddressNotAvailableError, match=r"nobody\.invalid"):
+        with pytest.raises(errors.AddressNotAvailableError, match=r"nobody\.invalid") as info:
             await start_native_direct(hello, host="nobody.invalid")
+        assert info.value.errno == errno.EADDRNOTAVAIL
 
     asyncio.run(main())
 
@@ -199,3 +213,214 @@ def test_the_address_is_free_again_after_a_stop() -> None:
             assert server.port == port
 
     asyncio.run(main())
+
+
+SHARING = """
+import sys, server_native
+name, port = sys.argv[1:]
+server_native.serve_native_direct(
+    lambda request: name,
+    port=int(port),
+    shared=True,
+    on_ready=lambda server: print("ready", server.port, flush=True),
+)
+print("over", flush=True)
+"""
+
+
+def test_two_processes_share_a_port_and_one_goes_on_without_the_other() -> None:
+    def asked(port: int) -> str:
+        with Wire(("127.0.0.1", port)) as wire:
+            return wire.get().body.decode()
+
+    with Child.run(SHARING, "one", "0") as first:
+        port = int(first.expect("ready"))
+        with Child.run(SHARING, "two", str(port)) as second:
+            second.expect("ready")
+            # The kernel spreads connections by their ports.
+            assert {asked(port) for _ in range(64)} == {"one", "two"}
+            first.process.terminate()
+            first.ends(0)
+            assert {asked(port) for _ in range(8)} == {"two"}
+            second.process.terminate()
+            second.ends(0)
+
+
+# --- HTTP/3's side --------------------------------------------------------------------------------------------------
+
+
+def free_for_datagrams(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+@needs_ipv6
+def test_every_address_has_one_port_for_tcp_and_udp(identity: Identity) -> None:
+    async def main() -> None:
+        start = functools.partial(start_secure_native_direct, hello, **identity.options)
+        async with start(host="localhost") as server:
+            port = server.port
+            assert server.addresses == (("127.0.0.1", port), ("::1", port))
+            assert not free_for_datagrams("127.0.0.1", port)
+            assert not free_for_datagrams("::1", port)
+        assert free_for_datagrams("127.0.0.1", port)
+        assert free_for_datagrams("::1", port)
+        async with start(host="localhost", http3=False) as server:
+            assert free_for_datagrams("127.0.0.1", server.port)
+
+    asyncio.run(main())
+
+
+def test_a_port_that_is_taken_for_udp_only_says_so_and_what_to_do(identity: Identity) -> None:
+    async def main() -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as other:
+            other.bind(("127.0.0.1", 0))
+            port = other.getsockname()[1]
+            start = functools.partial(
+                start_secure_native_direct, hello, host="127.0.0.1", port=port, **identity.options
+            )
+            expected = rf"UDP 127\.0\.0\.1:{port} for HTTP/3 \(http3=False serves without it\)"
+            with pytest.raises(errors.AddressInUseError, match=expected) as info:
+                await start()
+            assert info.value.errno == errno.EADDRINUSE
+            with pytest.raises(ConnectionRefusedError):
+                await ask("127.0.0.1", port)
+            async with start(http3=False) as server:
+                assert server.port == port
+
+    asyncio.run(main())
+
+
+# --- networks of their own ------------------------------------------------------------------------------------------
+
+
+def can_have_a_network() -> bool:
+    """Whether this process may make a network namespace, as root in most sandboxes may."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        return False
+    command = ["unshare", "--net", "ip", "link", "set", "lo", "up"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+needs_a_network = pytest.mark.skipif(
+    not can_have_a_network(), reason="needs the right to make a network namespace, and iproute2"
+)
+
+IN_A_NETWORK = """
+import asyncio, json, server_native
+async def tell(request):
+    return json.dumps([request.client and request.client[0], request.server])
+async def ask(host, port, scope=0):
+    address = (host, port, 0, scope) if ":" in host else (host, port)
+    import socket
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    client = socket.socket(family)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, address)
+    reader, writer = await asyncio.open_connection(sock=client)
+    writer.write(b"GET / HTTP/1.1\\r\\nhost: a\\r\\nconnection: close\\r\\n\\r\\n")
+    answer = await reader.read()
+    writer.close()
+    return json.loads(answer.rpartition(b"\\r\\n\\r\\n")[2])
+async def serving(host, *asked):
+    async with server_native.start_native_direct(tell, host=host) as server:
+        answers = [await ask(where, server.port, scope) for where, scope in asked]
+        # Which port it was does not matter outside.
+        return json.loads(json.dumps([server.addresses, server.url, answers]).replace(str(server.port), "0"))
+"""
+
+
+def in_a_network(setup: str, source: str) -> Any:
+    """What ``source`` prints as JSON, run in a network that ``setup`` (a shell's commands) has made."""
+    command = f'set -e; ip link set lo up; {setup}; exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", command, sys.executable, IN_A_NETWORK + source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_ipv6
+@needs_a_network
+@pytest.mark.parametrize("zone", ["v0", "{index}"])
+def test_a_link_local_address_belongs_to_its_zone(zone: str) -> None:
+    """Both ends of a cable have the same address: the zone alone tells them apart (RFC 4007)."""
+    setup = (
+        "ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up; "
+        "ip -6 address add fe80::1/64 dev v0 nodad; ip -6 address add fe80::1/64 dev v1 nodad"
+    )
+    addresses, url, answers, index, unknown, without = in_a_network(
+        setup,
+        f"""
+import socket
+async def main():
+    index = socket.if_nametoindex("v0")
+    told = await serving("fe80::1%" + "{zone}".format(index=index), ("fe80::1", index))
+    said = []
+    for host in ("fe80::1%nowhere", "fe80::1"):
+        try:
+            await server_native.start_native_direct(tell, host=host)
+        except OSError as error:
+            said.append([type(error).__name__, error.errno, error.strerror])
+    print(json.dumps([*told, index, *said]))
+asyncio.run(main())
+""",
+    )
+    assert addresses == [[f"fe80::1%{index}", 0]]
+    assert url == f"http://[fe80::1%25{index}]:0"
+    # The client is the host itself, at the same address.
+    assert answers == [[f"fe80::1%{index}", [f"fe80::1%{index}", 0]]]
+    assert unknown[:2] == ["AddressNotAvailableError", errno.EADDRNOTAVAIL]
+    assert re.search(r"\(lo,.* v0.*\), found 'fe80::1%nowhere'", unknown[2])
+    assert without[:2] == ["AddressNotAvailableError", errno.EADDRNOTAVAIL]
+    assert re.search(r"say fe80::1%NAME with one of lo,.* v0.*, found 'fe80::1'", without[2])
+
+
+@needs_a_network
+def test_ipv6_that_is_switched_off_is_not_missed() -> None:
+    setup = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+    if not Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").exists():
+        setup = "true"
+    localhost, anywhere = in_a_network(
+        setup,
+        """
+async def main():
+    print(json.dumps([
+        await serving("localhost", ("127.0.0.1", 0)),
+        await serving("any", ("127.0.0.1", 0)),
+    ]))
+asyncio.run(main())
+""",
+    )
+    assert localhost == [
+        [["127.0.0.1", 0]],
+        "http://127.0.0.1:0",
+        [["127.0.0.1", ["127.0.0.1", 0]]],
+    ]
+    # Linux binds the unspecified address even so, and IPv4 clients come in by it.
+    (((host, _),), _, answers) = anywhere
+    assert host in ("::", "0.0.0.0")
+    assert answers == [["127.0.0.1", ["127.0.0.1", 0]]]
+
+
+@needs_a_network
+def test_a_machine_whose_loopback_has_no_ipv6() -> None:
+    if not Path("/proc/sys/net/ipv6").exists():
+        pytest.skip("this kernel has no IPv6")
+    told = in_a_network(
+        "ip -6 address del ::1/128 dev lo",
+        """
+async def main():
+    print(json.dumps(await serving("localhost", ("127.0.0.1", 0))))
+asyncio.run(main())
+""",
+    )
+    assert told[0] == [["127.0.0.1", 0]]

@@ -85,7 +85,7 @@ def test_a_name_is_its_first_address_and_ipv4_goes_first(monkeypatch: pytest.Mon
 def test_a_name_of_nobody_is_an_oserror_with_the_name(host: str) -> None:
     with pytest.raises(OSError, match=f"a name that resolves, found '{host}'") as caught:
         resolve(NativeServerBind(host))
-    assert caught.value.errno
+    assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
 def test_everything_else_said_of_a_bind_reaches_its_places(ipv6: bool) -> None:

@@ -54,6 +54,13 @@ def test_what_the_system_refused_carries_its_number(status: Status, number: int)
     assert os.strerror(number)
 
 
+def test_the_number_is_the_systems_when_the_text_has_it() -> None:
+    text = "cannot listen on /run/a.sock: No such file or directory (os error 2)"
+    assert errors.from_status(Status.IO, text).args == (errno.ENOENT, text)
+    text = "cannot listen on 10.0.0.1:80: Operation not permitted (os error 1)"
+    assert errors.from_status(Status.PERMISSION_DENIED, text).args == (errno.EPERM, text)
+
+
 def test_a_status_of_a_later_library_is_still_ours() -> None:
     error = errors.from_status(77, "from the future")
     assert type(error) is errors.ServerNativeError

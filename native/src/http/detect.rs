@@ -9,6 +9,7 @@ use tokio::io::ReadBuf;
 
 use super::{Connection, Transport};
 use crate::connections::Phase;
+use crate::limits::Limit;
 
 /// The connection preface of HTTP/2 (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -32,6 +33,9 @@ pub(super) async fn is_http2<S: Transport>(
             }
             if known == PREFACE.len() {
                 return Poll::Ready(Ok(true));
+            }
+            if watch.fired() {
+                connection.member.count(Limit::DetectionMs);
             }
             if watch.fired() || watch.phase() != Phase::Run {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

@@ -13,7 +13,7 @@ use std::net::Ipv6Addr;
 
 use httparse::{Error, Header, Status};
 
-use crate::limits::Limits;
+use crate::limits::{Limit, Limits};
 
 pub use body::{Body, Decoded};
 
@@ -44,6 +44,20 @@ pub struct Rejection {
     pub status: u16,
     /// What was expected, for people.
     pub reason: &'static str,
+    /// The limit that was passed, if it was one.
+    pub limit: Option<Limit>,
+}
+
+impl Rejection {
+    /// What is wrong by itself.
+    pub const fn new(status: u16, reason: &'static str) -> Rejection {
+        Rejection { status, reason, limit: None }
+    }
+
+    /// What is more than a limit allows.
+    pub const fn limited(status: u16, reason: &'static str, limit: Limit) -> Rejection {
+        Rejection { status, reason, limit: Some(limit) }
+    }
 }
 
 /// One request head; everything but `length` borrows the input.
@@ -119,7 +133,11 @@ pub fn read_head<'b>(
         Ok(Status::Partial) | Err(Error::Version) => {
             judge_request_line(head, limits)?;
             if input.len() >= ceiling {
-                return Err(Rejection { status: 431, reason: "request head must end within the limit head_bytes" });
+                return Err(Rejection::limited(
+                    431,
+                    "request head must end within the limit head_bytes",
+                    Limit::HeadBytes,
+                ));
             }
             Ok(None)
         }
@@ -183,11 +201,9 @@ const LONGEST_AUTHORITY: usize = 1024;
 
 fn judge_method(method: &[u8]) -> Result<(), Rejection> {
     match method {
-        b"CONNECT" => Err(Rejection { status: 501, reason: "CONNECT is not implemented here" }),
+        b"CONNECT" => Err(Rejection::new(501, "CONNECT is not implemented here")),
         // RFC 9112 section 3: a method longer than any the server knows.
-        _ if method.len() > LONGEST_METHOD => {
-            Err(Rejection { status: 501, reason: "the method is longer than any known" })
-        }
+        _ if method.len() > LONGEST_METHOD => Err(Rejection::new(501, "the method is longer than any known")),
         _ => Ok(()),
     }
 }
@@ -203,7 +219,7 @@ fn judge_target_bytes(target: &[u8], limits: &Limits) -> Result<(), Rejection> {
         judge_unusual_bytes(judged)?;
     }
     if target.len() > limit {
-        return Err(Rejection { status: 414, reason: "request target must fit the limit uri_bytes" });
+        return Err(Rejection::limited(414, "request target must fit the limit uri_bytes", Limit::UriBytes));
     }
     Ok(())
 }
@@ -257,7 +273,7 @@ fn judge_version(found: &[u8]) -> Result<(), Rejection> {
             (0..5, byte) if *byte == b"HTTP/"[at] => {}
             (5 | 7, b'0'..=b'9') | (6, b'.') | (9, b'\n') => {}
             (8, b'\r') if matches!(&found[5..8], b"1.0" | b"1.1") => {}
-            (8, b'\r') => return Err(Rejection { status: 505, reason: "version must be HTTP/1.0 or HTTP/1.1" }),
+            (8, b'\r') => return Err(Rejection::new(505, "version must be HTTP/1.0 or HTTP/1.1")),
             (8, b'\n') => return Err(bad(BARE_LF)),
             (9, _) => return Err(bad(BARE_CR)),
             _ => return Err(bad(REQUEST_LINE)),
@@ -293,7 +309,7 @@ impl<'b> Meaning<'b> {
                 }
                 6 if name.eq_ignore_ascii_case("expect") && version == Version::Http11 => {
                     if !value.eq_ignore_ascii_case(b"100-continue") {
-                        return Err(Rejection { status: 417, reason: "Expect must be '100-continue'" });
+                        return Err(Rejection::new(417, "Expect must be '100-continue'"));
                     }
                     expect_continue = true;
                 }
@@ -415,7 +431,7 @@ fn content_length(value: &[u8]) -> Result<u64, Rejection> {
 }
 
 const fn bad(reason: &'static str) -> Rejection {
-    Rejection { status: 400, reason }
+    Rejection::new(400, reason)
 }
 
 const BARE_CR: &str = "a line must end with CRLF, found CR without LF";
@@ -425,7 +441,8 @@ const HEADER_VALUE: &str = "a field value must have no control bytes and end wit
 const REQUEST_LINE: &str = "request line must be 'method target HTTP/1.x' with single spaces";
 const TARGET_BYTE: &str = "request target must be RFC 3986 characters, found another byte";
 const TARGET_FORM: &str = "request target must start with '/', be an http(s) URI, or be '*' with OPTIONS";
-const TOO_MANY_FIELDS: Rejection = Rejection { status: 431, reason: "fields must not exceed the limit header_fields" };
+const TOO_MANY_FIELDS: Rejection =
+    Rejection::limited(431, "fields must not exceed the limit header_fields", Limit::HeaderFields);
 
 /// Byte classes: `tchar` of RFC 9110 5.6.2, bytes good anywhere in a target, bytes of a host name.
 const TOKEN: u8 = 1;

@@ -34,6 +34,7 @@ use super::upgrade::{Channel, Mode};
 use super::{Connection, Transport};
 use crate::connections::Phase;
 use crate::exchange::Stream;
+use crate::limits::Limit;
 use crate::record::Reason;
 
 /// One read takes at most this much; the room is on the stack, so an idle connection holds no buffer.
@@ -46,7 +47,7 @@ const DISCARD: u64 = 64 * 1024;
 const LINGER_MS: u32 = 2_000;
 const LINGER_BYTES: u64 = 1024 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-const BODY_TOO_LARGE: &str = "the body is larger than limit body_bytes";
+const BODY_TOO_LARGE: Rejection = Rejection::limited(413, "the body is larger than limit body_bytes", Limit::BodyBytes);
 
 /// Serves until the connection ends. `first` is what detection has read already.
 pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connection) {
@@ -61,6 +62,7 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         wanted: 0,
         body_since: None,
         write_deadline: None,
+        served: false,
     };
     let limits = &session.connection.site.limits;
     let first = if session.input.is_empty() { limits.detection_ms } else { limits.head_ms };
@@ -75,7 +77,8 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
     .await;
     if let Stage::Upgraded(stream, mode, body) = session.stage {
         let Session { socket, connection, input, output, .. } = session;
-        Channel::new(socket, input, output, stream, &connection.member, &connection.site).serve(mode, body).await;
+        let channel = Channel::new(socket, input, output, stream, &connection.member, &connection.site);
+        Box::pin(channel.serve(mode, body)).await;
     }
 }
 
@@ -93,6 +96,8 @@ struct Session<S> {
     /// Since when, and how much of, a body is being read: the rate limit.
     body_since: Option<(u64, u64)>,
     write_deadline: Option<u64>,
+    /// A request was answered: what is waited for is the next one.
+    served: bool,
 }
 
 enum Stage {
@@ -143,6 +148,7 @@ impl<S: Transport> Session<S> {
     fn after_answer(&mut self, persistent: bool, body: Option<Body>) {
         let limits = &self.connection.site.limits;
         self.fresh = true;
+        self.served = true;
         self.wanted = 0;
         self.body_since = None;
         self.write_deadline = None;
@@ -162,6 +168,14 @@ impl<S: Transport> Session<S> {
         }
     }
 
+    /// Ends a connection that owes nothing. Not by dropping it: TLS announces its end, or the peer takes it for an attack
+    /// (RFC 8446 section 6.1).
+    fn leave(&mut self) -> Step {
+        self.stage = Stage::Linger { shut: false, left: 0 };
+        self.connection.member.within(LINGER_MS);
+        NEXT
+    }
+
     fn poll_discard(&mut self, mut body: Body, context: &mut Context<'_>) -> Step {
         loop {
             let Ok(decoded) = body.decode(self.input.bytes()) else { return OVER };
@@ -175,7 +189,7 @@ impl<S: Transport> Session<S> {
                 continue;
             }
             if self.connection.member.watch.fired() || self.eof {
-                return OVER;
+                return self.leave();
             }
             match self.poll_read(context) {
                 Poll::Pending => {
@@ -225,6 +239,9 @@ impl<S: Transport> Session<S> {
 
     /// Answers what the gate refused and closes; the host never hears of it.
     fn refuse(&mut self, rejection: Rejection) {
+        if let Some(limit) = rejection.limit {
+            self.connection.member.count(limit);
+        }
         self.write_error(rejection.status, rejection.reason, false);
         self.input.clear();
         self.after_answer(false, None);

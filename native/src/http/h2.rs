@@ -13,7 +13,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -30,12 +30,13 @@ use self::prefixed::Prefixed;
 use self::tunnel::Tunnel;
 use super::guard;
 use super::input::Input;
-use super::message::{Head, Plan, Refusal, TOO_LARGE, TOO_MANY, fields, joined};
+use super::message::{Head, Pace, Plan, Refusal, SLOW, TOO_LARGE, TOO_MANY, fields, joined};
 use super::output::Output;
 use super::upgrade::{Channel, Mode};
 use super::{Connection, Transport};
 use crate::connections::Phase;
 use crate::exchange::{Inlet, Opening, Order, Stream};
+use crate::limits::Limit;
 use crate::record::{Command, FLAG_END, FLAG_UPGRADE, Protocol, Reason};
 
 /// What the streams of one connection share with its task.
@@ -87,11 +88,36 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, mut connection: Conn
             Verdict::End => return Poll::Ready(()),
         }
         // An error here is the peer's or the transport's; its streams have been reset by now.
-        let over = served.as_mut().poll(context).is_ready();
+        match served.as_mut().poll(context) {
+            Poll::Ready(Err(cause)) => {
+                if let Some(limit) = passed(&cause) {
+                    shared.connection.member.count(limit);
+                }
+                return Poll::Ready(());
+            }
+            Poll::Ready(Ok(())) => return Poll::Ready(()),
+            Poll::Pending => {}
+        }
         timer.arm(&shared);
-        if over { Poll::Ready(()) } else { Poll::Pending }
+        Poll::Pending
     })
     .await;
+}
+
+/// The limit whose passing ended the connection, if one did.
+fn passed(cause: &hyper::Error) -> Option<Limit> {
+    if cause.is_timeout() {
+        return Some(Limit::H2PingMs);
+    }
+    let mut source = std::error::Error::source(cause);
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
+            let calm = cause.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+            return (calm && cause.is_library()).then_some(Limit::H2PendingResets);
+        }
+        source = cause.source();
+    }
+    None
 }
 
 /// Idle and write-stall deadlines of one connection.
@@ -118,6 +144,11 @@ impl Timer {
         if watch.fired() {
             let idle = shared.streams.load(Ordering::Relaxed) == 0 && shared.held.load(Ordering::Relaxed) == 0;
             let stalled = shared.held.load(Ordering::Relaxed) > 0 && shared.taken.load(Ordering::Relaxed) == self.taken;
+            if stalled {
+                shared.connection.member.count(Limit::WriteStallMs);
+            } else if idle && !self.draining {
+                shared.connection.member.count(Limit::IdleMs);
+            }
             if stalled || (idle && self.draining) {
                 // A peer that keeps its windows shut holds our memory on every stream: end the connection.
                 return Verdict::End;
@@ -178,7 +209,10 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<R
     let site = shared.connection.site.clone();
     let head = match Head::read(&parts, protocol.as_ref().map(|protocol| protocol.as_str()), &site.limits) {
         Ok(head) => head,
-        Err(refusal) => return Ok(refuse(refusal, counted)),
+        Err(refusal) => {
+            shared.connection.count_refusal(refusal);
+            return Ok(refuse(refusal, counted));
+        }
     };
     if incoming.is_end_stream()
         && let Some(route) = site.routes.find(parts.method.as_str(), head.target)
@@ -188,10 +222,19 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<R
     }
     poll_fn(|context| site.exchange.poll_ready(context)).await;
     let mut body = Vec::new();
+    let mut pace = Pace::new(&site.limits);
     if head.length.is_some_and(|length| length <= u64::from(site.limits.inline_body_bytes)) {
-        while let Some(frame) = next_frame(&mut incoming).await {
+        loop {
+            let Some(frame) = pace.next(next_frame(&mut incoming)).await else {
+                shared.connection.count_refusal(SLOW);
+                return Ok(refuse(SLOW, counted));
+            };
+            let Some(frame) = frame else { break };
             match frame.map_err(|_| Abandoned)?.into_data() {
-                Ok(data) => body.extend_from_slice(&data),
+                Ok(data) => {
+                    pace.received(data.len());
+                    body.extend_from_slice(&data);
+                }
                 Err(_) => break,
             }
         }
@@ -212,7 +255,7 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<R
         return Ok(refuse(TOO_MANY, counted));
     };
     if !whole {
-        tokio::spawn(upload(incoming, stream.inlet(), site.limits.body_bytes));
+        tokio::spawn(upload(incoming, stream.inlet(), pace, site.limits.body_bytes));
     }
     loop {
         let order = poll_fn(|context| stream.poll_order(context)).await.ok_or(Abandoned)?;
@@ -221,10 +264,16 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<R
             Command::Upgrade => return Ok(switch(&order, stream, upgrade, counted)),
             // hyper cannot send interim responses over HTTP/2; they are optional for the client (RFC 9110 section 15.2).
             Command::Inform => {}
-            Command::Reset if Reason::from_number(order.code) == Reason::Limit => {
-                return Ok(refuse(TOO_LARGE, counted));
+            Command::Reset => {
+                let refusal = match Reason::from_number(order.code) {
+                    Reason::Limit => TOO_LARGE,
+                    Reason::Timeout => SLOW,
+                    _ => return Err(Abandoned),
+                };
+                shared.connection.count_refusal(refusal);
+                return Ok(refuse(refusal, counted));
             }
-            Command::Data | Command::End | Command::Reset | Command::Ping | Command::Credit => return Err(Abandoned),
+            Command::Data | Command::End | Command::Ping | Command::Credit => return Err(Abandoned),
         }
     }
 }
@@ -296,10 +345,11 @@ fn assemble(plan: Plan, body: Outgoing) -> Response<Outgoing> {
     response
 }
 
-/// Feeds the request body to the host within its credit.
-async fn upload(mut incoming: Incoming, inlet: Inlet, limit: u64) {
+/// Feeds the request body to the host within its credit, and holds the peer to the body rate meanwhile.
+async fn upload(mut incoming: Incoming, inlet: Inlet, mut pace: Pace, limit: u64) {
     let mut received = 0;
     loop {
+        let begun = Instant::now();
         let credit = poll_fn(|context| match inlet.exchange().poll_ready(context) {
             Poll::Ready(()) => inlet.poll_credit(context),
             Poll::Pending => Poll::Pending,
@@ -307,18 +357,20 @@ async fn upload(mut incoming: Incoming, inlet: Inlet, limit: u64) {
         if credit.await.is_none() {
             return;
         }
-        match next_frame(&mut incoming).await {
+        pace.pause(begun.elapsed());
+        match pace.next(next_frame(&mut incoming)).await {
+            None => return inlet.fail(Reason::Timeout),
             // The responder is dropped by hyper when the stream was reset, and tells the host.
-            Some(Err(_)) => return inlet.fail(Reason::Gone),
-            None => return inlet.push_end(&[]),
-            Some(Ok(frame)) => match frame.into_data() {
+            Some(Some(Err(_))) => return inlet.fail(Reason::Gone),
+            Some(None) => return inlet.push_end(&[]),
+            Some(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
+                    pace.received(data.len());
                     received += data.len() as u64;
                     if limit > 0 && received > limit {
                         return inlet.fail(Reason::Limit);
                     }
-                    // A frame is at most `h2_frame_bytes`, which may pass the batch's arena: cut it.
-                    data.chunks(64 * 1024).for_each(|piece| inlet.push(piece, false));
+                    inlet.push(&data, false);
                 }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();

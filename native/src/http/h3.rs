@@ -8,7 +8,9 @@
 
 mod gate;
 mod request;
+mod section;
 mod transport;
+mod upload;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h3::error::Code;
+use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 
 use self::request::Shared;
@@ -32,17 +35,18 @@ use crate::tls::{self, Tls};
 
 /// Control and QPACK streams, and a few that clients open to see whether we ignore them (RFC 9114 section 6.2.3).
 const UNIDIRECTIONAL: u32 = 8;
-/// How long the last packets of a connection may take to go.
-const FAREWELL: Duration = Duration::from_millis(200);
+/// How long the last packets of a connection may take to leave.
+const FAREWELL: Duration = Duration::from_millis(20);
 
 type Frames = h3::server::Connection<transport::Connection, Bytes>;
 
 /// The UDP side of a listener.
 pub fn endpoint(socket: std::net::UdpSocket, tls: &Tls, limits: &Limits) -> io::Result<Endpoint> {
-    Endpoint::new(EndpointConfig::default(), Some(configuration(tls, limits)), socket, Arc::new(TokioRuntime))
+    let config = configuration(tls.quic(), limits);
+    Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
 }
 
-fn configuration(tls: &Tls, limits: &Limits) -> ServerConfig {
+fn configuration(tls: Arc<QuicServerConfig>, limits: &Limits) -> ServerConfig {
     let mut transport = TransportConfig::default();
     let idle = VarInt::from_u32(limits.quic_idle_ms);
     transport
@@ -54,7 +58,7 @@ fn configuration(tls: &Tls, limits: &Limits) -> ServerConfig {
         .max_idle_timeout(Some(idle.into()))
         // No extension of ours uses datagrams.
         .datagram_receive_buffer_size(None);
-    let mut config = ServerConfig::with_crypto(tls.quic());
+    let mut config = ServerConfig::with_crypto(tls);
     config.transport_config(Arc::new(transport));
     config
 }
@@ -62,6 +66,7 @@ fn configuration(tls: &Tls, limits: &Limits) -> ServerConfig {
 /// Takes connections for ever.
 pub async fn accept(endpoint: Endpoint, site: Arc<Site>, connections: Arc<Connections>) {
     let handshakes = Arc::new(AtomicU32::new(0));
+    let mut current: Option<(Arc<QuicServerConfig>, Arc<ServerConfig>)> = None;
     while let Some(incoming) = endpoint.accept().await {
         let Some(tls) = &site.tls else { return };
         let busy = handshakes.load(Ordering::Relaxed) >= site.limits.quic_handshakes;
@@ -77,7 +82,14 @@ pub async fn accept(endpoint: Endpoint, site: Arc<Site>, connections: Arc<Connec
             Err(_) => incoming.refuse(),
             Ok(member) => {
                 // The certificates of now: the endpoint's are those of its start.
-                let config = Arc::new(configuration(tls, &site.limits));
+                let fresh = tls.quic();
+                let config = match &current {
+                    Some((known, config)) if Arc::ptr_eq(known, &fresh) => config.clone(),
+                    _ => {
+                        let config = Arc::new(configuration(fresh.clone(), &site.limits));
+                        current.insert((fresh, config)).1.clone()
+                    }
+                };
                 let connection = Connection::new(member, site.clone(), peer, local);
                 tokio::spawn(serve(incoming, config, connection, UnderWay::new(&handshakes)));
             }
@@ -188,8 +200,11 @@ async fn drive(mut frames: Frames, quic: &quinn::Connection, shared: &Arc<Shared
                     Ok(Ok(Some(resolver))) => begin(resolver),
                     Ok(_) => return,
                     Err(_) => {
-                        // The connection ends either way.
-                        let _ = frames.shutdown(0).await;
+                        // h3 counts from the last request taken, and GOAWAY names the first that is not. The connection ends
+                        // either way.
+                        let _ = frames.shutdown(1).await;
+                        // Closing drops what has not gone: the client gets the time to hear it, and may close first.
+                        let _ = tokio::time::timeout(2 * quic.rtt() + FAREWELL, quic.closed()).await;
                         return;
                     }
                 }

@@ -145,25 +145,31 @@ impl Drop for Connection {
 }
 
 /// Serves one connection until it ends.
+///
+/// The rarer or larger ways are boxed: their state would otherwise be part of every idle HTTP/1.1 connection.
 pub async fn serve<S: Transport>(socket: S, peer: Address, local: Address, member: Member, site: Arc<Site>) {
-    let mut connection = Connection::new(member, site, peer, local);
+    let connection = Connection::new(member, site, peer, local);
     if let Some(tls) = connection.site.tls.clone() {
-        let Some((socket, http2)) = secure::handshake(socket, &tls, &mut connection).await else { return };
-        // Negotiated: a preface that nobody has announced is an error (RFC 9113 section 3.3).
-        return if http2 {
-            h2::serve(socket, Vec::new(), connection).await;
-        } else {
-            h1::serve(socket, Vec::new(), connection).await;
-        };
+        return serve_secure(socket, tls, connection).await;
     }
     let mut socket = socket;
     let mut first = Vec::new();
     if connection.site.http2 {
         match detect::is_http2(&mut socket, &connection, &mut first).await {
-            Ok(true) => return h2::serve(socket, first, connection).await,
+            Ok(true) => return Box::pin(h2::serve(socket, first, connection)).await,
             Ok(false) => {}
             Err(_) => return,
         }
     }
     h1::serve(socket, first, connection).await;
+}
+
+async fn serve_secure<S: Transport>(socket: S, tls: Arc<Tls>, mut connection: Connection) {
+    let Some((socket, http2)) = Box::pin(secure::handshake(socket, &tls, &mut connection)).await else { return };
+    // Negotiated: a preface that nobody has announced is an error (RFC 9113 section 3.3).
+    if http2 {
+        Box::pin(h2::serve(socket, Vec::new(), connection)).await;
+    } else {
+        Box::pin(h1::serve(socket, Vec::new(), connection)).await;
+    }
 }

@@ -9,6 +9,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{Connection, Transport};
 use crate::connections::Phase;
+use crate::limits::Limit;
 use crate::tls::{self, Tls};
 
 impl<S: Transport> Transport for TlsStream<S> {
@@ -32,7 +33,11 @@ pub(super) async fn handshake<S: Transport>(
         if !std::mem::replace(&mut registered, true) {
             member.watch.register(context.waker());
         }
-        if member.watch.fired() || member.watch.phase() != Phase::Run {
+        if member.watch.fired() {
+            member.count(Limit::HandshakeMs);
+            return Poll::Ready(None);
+        }
+        if member.watch.phase() != Phase::Run {
             return Poll::Ready(None);
         }
         accepted.as_mut().poll(context).map(Result::ok)

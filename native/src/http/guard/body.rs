@@ -1,7 +1,7 @@
 //! Where a request body ends: Content-Length and chunked framing (RFC 9112 section 7.1).
 
 use super::{BARE_CR, BARE_LF, Framing, HEADER_NAME, HEADER_VALUE, Rejection, TOKEN, TOO_MANY_FIELDS, bad, is};
-use crate::limits::Limits;
+use crate::limits::{Limit, Limits};
 
 /// One chunk-size line with its extension and CRLF; also what a caller may have to buffer of it.
 const CHUNK_LINE_BYTES: usize = 4096;
@@ -135,7 +135,11 @@ impl Body {
             Some((end, [b'\r', b'\n', ..])) => &window[..end],
             Some((_, [b'\r', _, ..])) => return Err(bad(BARE_CR)),
             _ if window.len() == self.trailer_bytes_left => {
-                return Err(Rejection { status: 431, reason: "trailer section must end within the limit head_bytes" });
+                return Err(Rejection::limited(
+                    431,
+                    "trailer section must end within the limit head_bytes",
+                    Limit::HeadBytes,
+                ));
             }
             _ => return Ok(None),
         };

@@ -12,6 +12,7 @@ use crate::http::Transport;
 use crate::http::guard::{Body, Framing, Rejection, Version};
 use crate::http::heads::Delimiter;
 use crate::http::upgrade::Mode;
+use crate::limits::Limit;
 use crate::record::Reason;
 
 /// One request being answered.
@@ -157,7 +158,7 @@ impl<S: Transport> Session<S> {
         }
         if self.eof {
             let reason = "the connection closed in the middle of the body";
-            return if reading_body { Err(Halt::Refused(Rejection { status: 400, reason })) } else { Ok(moved) };
+            return if reading_body { Err(Halt::Refused(Rejection::new(400, reason))) } else { Ok(moved) };
         }
         if !reading_body && self.input.len() >= AHEAD {
             return Ok(moved);
@@ -196,7 +197,7 @@ impl<S: Transport> Session<S> {
             let (consumed, done, data) = (decoded.consumed, decoded.done, decoded.data);
             now.received += data.len() as u64;
             if limit > 0 && now.received > limit {
-                return Err(Rejection { status: 413, reason: BODY_TOO_LARGE });
+                return Err(BODY_TOO_LARGE);
             }
             let plain = now.body.trailers().is_empty();
             if !data.is_empty() {
@@ -224,18 +225,22 @@ impl<S: Transport> Session<S> {
             self.refuse(rejection);
             return NEXT;
         }
+        if let Some(limit) = rejection.limit {
+            self.connection.member.count(limit);
+        }
         self.socket.cut();
         OVER
     }
 
     fn late(&mut self, now: &mut Exchanging) -> Step {
         if self.write_deadline.is_some() && !self.output.is_empty() {
+            self.connection.member.count(Limit::WriteStallMs);
             now.stream.fail(Reason::Timeout);
             self.socket.cut();
             return OVER;
         }
         let reason = "the body came slower than limit body_rate";
-        self.break_off(now, Reason::Timeout, Rejection { status: 408, reason })
+        self.break_off(now, Reason::Timeout, Rejection::limited(408, reason, Limit::BodyRate))
     }
 
     /// Whether a deadline that fired still counts: progress may have moved it since.

@@ -13,7 +13,7 @@ use crate::exchange::Opening;
 use crate::http::Transport;
 use crate::http::guard::{self, Body, Framing, Head, Rejection, Version};
 use crate::http::heads::Persistence;
-use crate::limits::Limits;
+use crate::limits::{Limit, Limits};
 use crate::record::{FLAG_END, FLAG_EXPECT, FLAG_UPGRADE, Protocol};
 
 impl<S: Transport> Session<S> {
@@ -49,14 +49,18 @@ impl<S: Transport> Session<S> {
             }
             let watch = &self.connection.member.watch;
             if watch.fired() {
+                let member = &self.connection.member;
                 if !self.output.is_empty() {
+                    member.count(Limit::WriteStallMs);
                     self.socket.cut();
                     return OVER;
                 }
                 if self.input.is_empty() || self.eof {
-                    return OVER;
+                    member.count(if self.served { Limit::IdleMs } else { Limit::DetectionMs });
+                    return self.leave();
                 }
-                self.refuse(Rejection { status: 408, reason: "the request did not arrive in time" });
+                let limit = if self.wanted > 0 { Limit::BodyRate } else { Limit::HeadMs };
+                self.refuse(Rejection::limited(408, "the request did not arrive in time", limit));
                 return NEXT;
             }
             if flushed.is_pending() {
@@ -64,7 +68,7 @@ impl<S: Transport> Session<S> {
             }
             // Half a head is no request yet; a body being collected is one in flight, until the deadline.
             if self.eof || (watch.phase() != Phase::Run && self.wanted == 0) {
-                return OVER;
+                return self.leave();
             }
             match self.poll_read_request(context) {
                 Poll::Pending => return Poll::Pending,
@@ -129,14 +133,14 @@ impl<S: Transport> Session<S> {
         let limits = &site.limits;
         if let Framing::Length(length) = head.framing {
             if limits.body_bytes > 0 && length > limits.body_bytes {
-                self.refuse(Rejection { status: 413, reason: BODY_TOO_LARGE });
+                self.refuse(BODY_TOO_LARGE);
                 return Taken::Bytes(input.len());
             }
             let whole = head.length as u64 + length;
             let collected = length <= u64::from(limits.inline_body_bytes) && !head.expect_continue;
             if collected && whole > input.len() as u64 {
                 if self.eof {
-                    self.refuse(Rejection { status: 400, reason: "the body is shorter than its content-length" });
+                    self.refuse(Rejection::new(400, "the body is shorter than its content-length"));
                     return Taken::Bytes(input.len());
                 }
                 if self.wanted == 0 {
@@ -195,7 +199,7 @@ impl<S: Transport> Session<S> {
         };
         let Some(stream) = site.exchange.open(opening, context.waker(), |arena| write_head(arena, head, site.scheme()))
         else {
-            self.refuse(Rejection { status: 503, reason: "too many streams are open" });
+            self.refuse(Rejection::new(503, "too many streams are open"));
             return Taken::Bytes(input.len());
         };
         if body.is_done() && !whole {
@@ -255,7 +259,7 @@ fn take_inline<'i>(
         }
     }
     if limits.body_bytes > 0 && gathered.len() as u64 > limits.body_bytes {
-        return Err(Rejection { status: 413, reason: BODY_TOO_LARGE });
+        return Err(BODY_TOO_LARGE);
     }
     Ok((used, gathered))
 }

@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h3::error::{Code, StreamError};
 use h3::server::{RequestResolver, RequestStream};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, Entry, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
 
 use super::transport::{self, Receiver, Sender, Side};
-use crate::exchange::{Inlet, Opening, Order, Stream};
+use super::upload::Upload;
+use crate::exchange::{Opening, Order, Stream};
 use crate::http::Connection;
-use crate::http::message::{Head, Pace, Plan, Refusal, SLOW, TOO_LARGE, TOO_MANY, fields, joined};
+use crate::http::message::{Head, Plan, Refusal, SLOW, TOO_LARGE, TOO_MANY, fields};
 use crate::limits::{Limit, Limits};
 use crate::record::{Command, FLAG_END, Protocol, Reason};
 
@@ -93,7 +94,7 @@ struct Reply {
 }
 
 /// The stream cannot go on; who had to be told has been.
-struct Broken(Reason);
+pub(super) struct Broken(pub(super) Reason);
 
 impl From<StreamError> for Broken {
     fn from(_: StreamError) -> Self {
@@ -169,7 +170,7 @@ impl Drop for Reply {
     }
 }
 
-type Incoming = RequestStream<Receiver, Bytes>;
+pub(super) type Incoming = RequestStream<Receiver, Bytes>;
 
 /// Reads one request, has the host answer it, and sends the answer.
 pub(super) async fn answer(resolver: RequestResolver<transport::Connection, Bytes>, side: Side, shared: Arc<Shared>) {
@@ -224,33 +225,31 @@ fn is_malformed(parts: &request::Parts) -> bool {
         || lengths.next().is_some()
 }
 
+fn declared(parts: &request::Parts) -> Option<u64> {
+    parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 async fn exchange(
     parts: &request::Parts,
     reply: &mut Reply,
-    mut incoming: Incoming,
+    incoming: Incoming,
     shared: &Arc<Shared>,
 ) -> Result<(), Broken> {
     let connection = &shared.connection;
     let site = &connection.site;
     let refused = |refusal: Refusal| Plan::refusal(refusal);
+    let declared = declared(parts);
+    let mut upload = Upload::new(incoming, declared, &site.limits);
+    let mut body = Vec::new();
+    upload.take_ready(&mut body).await?;
     let head = match Head::read(parts, None, &site.limits) {
         Ok(head) => head,
         Err(refusal) => {
             connection.count_refusal(refusal);
-            incoming.stop_sending(Code::H3_NO_ERROR);
+            tokio::spawn(upload.discard());
             return reply.whole(refused(refusal)).await;
         }
     };
-    let mut upload = Upload {
-        incoming,
-        pace: Pace::new(&site.limits),
-        declared: head.length,
-        received: 0,
-        limit: site.limits.body_bytes,
-        ended: false,
-    };
-    let mut body = Vec::new();
-    upload.take_ready(&mut body).await?;
     if upload.ended
         && body.is_empty()
         && let Some(route) = site.routes.find(parts.method.as_str(), head.target)
@@ -264,6 +263,7 @@ async fn exchange(
                 Ok(None) => break,
                 Err(Broken(Reason::Timeout)) => {
                     connection.count_refusal(SLOW);
+                    tokio::spawn(upload.discard());
                     return reply.whole(refused(SLOW)).await;
                 }
                 Err(broken) => return Err(broken),
@@ -376,116 +376,6 @@ async fn respond(
             Command::Data | Command::End => (body, end, trailers) = (order.body, order.end, order.head),
             Command::Credit => body = Bytes::new(),
             _ => return Err(Broken(Reason::Internal)),
-        }
-    }
-}
-
-/// The request body on its way in.
-struct Upload {
-    incoming: Incoming,
-    pace: Pace,
-    declared: Option<u64>,
-    received: u64,
-    limit: u64,
-    ended: bool,
-}
-
-impl Upload {
-    /// What is here already: most requests are, with their end.
-    async fn take_ready(&mut self, body: &mut Vec<u8>) -> Result<(), Broken> {
-        poll_fn(|context| {
-            Poll::Ready(match self.incoming.poll_recv_data(context) {
-                Poll::Pending => Ok(()),
-                Poll::Ready(Err(cause)) => Err(cause.into()),
-                Poll::Ready(Ok(None)) => self.end(),
-                Poll::Ready(Ok(Some(mut data))) => {
-                    let data = data.copy_to_bytes(data.remaining());
-                    body.extend_from_slice(&data);
-                    self.count(data.len())
-                }
-            })
-        })
-        .await
-    }
-
-    /// The next piece, no slower than limit `body_rate`; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
-        let Upload { incoming, pace, .. } = self;
-        let piece = pace.next(incoming.recv_data()).await.ok_or(Broken(Reason::Timeout))??;
-        let Some(mut piece) = piece else {
-            self.end()?;
-            return Ok(None);
-        };
-        let data = piece.copy_to_bytes(piece.remaining());
-        drop(piece);
-        self.count(data.len())?;
-        self.pace.received(data.len());
-        Ok(Some(data))
-    }
-
-    /// The body may not be longer than it says (RFC 9114 section 4.1.2).
-    fn count(&mut self, size: usize) -> Result<(), Broken> {
-        self.received += size as u64;
-        if self.declared.is_some_and(|length| self.received > length) {
-            return Err(Broken(Reason::Protocol));
-        }
-        Ok(())
-    }
-
-    fn end(&mut self) -> Result<(), Broken> {
-        self.ended = true;
-        if self.declared.is_some_and(|length| self.received != length) {
-            return Err(Broken(Reason::Protocol));
-        }
-        Ok(())
-    }
-
-    async fn trailers(&mut self) -> Result<Vec<u8>, Broken> {
-        let trailers = self.pace.next(self.incoming.recv_trailers()).await.ok_or(Broken(Reason::Timeout))??;
-        Ok(trailers.as_ref().map(joined).unwrap_or_default())
-    }
-
-    /// Feeds the host within its credit, until it wants no more.
-    async fn feed(mut self, inlet: Inlet) {
-        match self.pour(&inlet).await {
-            Ok(()) => {}
-            Err(Broken(reason)) => inlet.fail(reason),
-        }
-        // Nobody reads what may still come (RFC 9114 section 4.1).
-        self.incoming.stop_sending(Code::H3_NO_ERROR);
-    }
-
-    async fn pour(&mut self, inlet: &Inlet) -> Result<(), Broken> {
-        loop {
-            let mut credit = pin!(poll_fn(|context| match inlet.exchange().poll_ready(context) {
-                Poll::Ready(()) => inlet.poll_credit(context),
-                Poll::Pending => Poll::Pending,
-            }));
-            let begun = tokio::time::Instant::now();
-            let Some(_) = credit.as_mut().await else { return Ok(()) };
-            self.pace.pause(begun.elapsed());
-            let piece = {
-                let mut next = pin!(self.next());
-                poll_fn(|context| match inlet.poll_over(context) {
-                    Poll::Ready(()) => Poll::Ready(None),
-                    Poll::Pending => next.as_mut().poll(context).map(Some),
-                })
-                .await
-            };
-            let Some(piece) = piece else { return Ok(()) };
-            match piece? {
-                Some(data) => {
-                    if self.limit > 0 && self.received > self.limit {
-                        return Err(Broken(Reason::Limit));
-                    }
-                    inlet.push(&data, false);
-                }
-                None => {
-                    let trailers = self.trailers().await?;
-                    inlet.push_end(&trailers);
-                    return Ok(());
-                }
-            }
         }
     }
 }

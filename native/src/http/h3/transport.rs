@@ -12,7 +12,7 @@ use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 use quinn::{ReadError, VarInt, WriteError};
 
-use super::gate::Gate;
+use super::gate::{Gate, Refused};
 
 type Opened = Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>;
 type Waiting<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
@@ -72,7 +72,7 @@ impl quic::Connection<Bytes> for Connection {
             Some(Box::pin(async move { quic.accept_uni().await }))
         });
         let stream = ready!(accepted).map_err(lost)?;
-        Poll::Ready(Ok(Receiver { stream, gate: Gate::unidirectional(self.ceiling) }))
+        Poll::Ready(Ok(Receiver { stream, gate: Gate::unidirectional(), refused: None }))
     }
 
     fn poll_accept_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<Stream, ConnectionErrorIncoming>> {
@@ -90,7 +90,7 @@ impl quic::Connection<Bytes> for Connection {
         });
         let side = Side { stopped, written: written.clone() };
         *self.latest.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(side);
-        let receiver = Receiver { stream: receiver, gate: Gate::request(self.ceiling) };
+        let receiver = Receiver { stream: receiver, gate: Gate::request(self.ceiling), refused: None };
         Poll::Ready(Ok(Stream { sender: Sender { stream: sender, writing: None, written }, receiver }))
     }
 
@@ -145,7 +145,12 @@ impl quic::RecvStream for Stream {
     type Buf = Bytes;
 
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        self.receiver.poll_data(context)
+        let read = self.receiver.poll_data(context);
+        if let Some(refused) = self.receiver.refused {
+            // Nobody has been told of the request: the whole stream goes.
+            quic::SendStream::reset(&mut self.sender, told(refused));
+        }
+        read
     }
 
     fn stop_sending(&mut self, code: u64) {
@@ -183,6 +188,7 @@ impl quic::SendStream<Bytes> for Stream {
 pub(super) struct Receiver {
     stream: quinn::RecvStream,
     gate: Gate,
+    refused: Option<Refused>,
 }
 
 impl quic::RecvStream for Receiver {
@@ -202,9 +208,10 @@ impl quic::RecvStream for Receiver {
             cause => StreamErrorIncoming::Unknown(Box::new(cause)),
         })?;
         let Some(chunk) = chunk else { return Poll::Ready(Ok(None)) };
-        if let Err(excess) = self.gate.pass(&chunk.bytes) {
-            self.stop_sending(Code::H3_EXCESSIVE_LOAD.value());
-            return Poll::Ready(Err(StreamErrorIncoming::Unknown(Box::new(excess))));
+        if let Err(refused) = self.gate.pass(&chunk.bytes) {
+            self.stop_sending(told(refused));
+            self.refused = Some(refused);
+            return Poll::Ready(Err(StreamErrorIncoming::Unknown(Box::new(refused))));
         }
         Poll::Ready(Ok(Some(chunk.bytes)))
     }
@@ -265,6 +272,14 @@ impl quic::SendStream<Bytes> for Sender {
 
     fn send_id(&self) -> StreamId {
         name(self.stream.id())
+    }
+}
+
+/// What the peer is told of a stream that the gate has refused.
+fn told(refused: Refused) -> u64 {
+    match refused {
+        Refused::Excess { .. } => Code::H3_EXCESSIVE_LOAD.value(),
+        Refused::Malformed => Code::H3_MESSAGE_ERROR.value(),
     }
 }
 

@@ -470,7 +470,7 @@ def test_a_handler_that_fails_in_the_middle_resets_the_stream_only(talk: Talk, m
 
 
 def test_an_answer_before_the_body_is_here(talk: Talk) -> None:
-    """The server needs no more of a large request and says so with H3_NO_ERROR (RFC 9114 section 4.1), after the answer."""
+    """The server needs no more of a large request and says so, after its answer (RFC 9114 section 4.1)."""
 
     async def handler(request: NativeDirectRequest) -> tuple[int, str]:
         return 403, "no"

@@ -64,7 +64,8 @@ class NativeServerBind:
     uds: str | os.PathLike[str] | None = None
     #: Permission bits of the socket's file; ``None`` leaves them to the umask.
     uds_mode: int | None = None
-    #: A bound or listening stream socket inherited by this process.
+    #: A bound or listening stream socket inherited by this process. It is duplicated and stays the caller's, but is
+    #: non-blocking from then on, as the flag belongs to the socket.
     fd: int | None = None
 
     def __post_init__(self) -> None:

@@ -16,7 +16,6 @@ from typing import Any
 from tests.faults.campaign import servers
 from tests.faults.campaign.model import MIB, Attack, Outcome
 from tests.faults.campaign.probe import TIMEOUT
-from tests.faults.campaign.registry import ATTACKS
 from tests.faults.harness import PATIENCE, ROOT
 
 #: Bars of all attacks.
@@ -146,10 +145,9 @@ def p99(samples: list[tuple[float, float | None, str]], failed: float) -> float:
     return times[math.ceil(0.99 * len(times)) - 1]
 
 
-def run(name: str, server: str, scale: Scale) -> Row:
+def run(attack: Attack, server: str, scale: Scale) -> Row:
     """Attacks one server in one way."""
-    attack = ATTACKS[name]
-    row = Row(name, server, size=scale.size(attack))
+    row = Row(attack.name, server, size=scale.size(attack))
     if attack.speaks not in servers.SPEAKS[server]:
         row.spoken = False
         return row

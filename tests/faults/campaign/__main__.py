@@ -42,7 +42,7 @@ def main() -> int:
     rows: list[Row] = []
     for attack in options.attacks:
         for server in options.servers:
-            rows.append(run(attack, server, SCALES[options.scale]))
+            rows.append(run(ATTACKS[attack], server, SCALES[options.scale]))
             print(report.line(rows[-1]), flush=True)
     if options.json is not None:
         report.write_json(options.json, rows, options.scale)

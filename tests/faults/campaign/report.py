@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.faults.campaign import servers
 from tests.faults.campaign.registry import ATTACKS
-from tests.faults.campaign.running import Row
+from tests.faults.campaign.running import SCALES, SLACK, SLOWER, SUCCESS, Row
 
 BEGIN = "<!-- campaign: begin -->"
 END = "<!-- campaign: end -->"
@@ -74,23 +74,29 @@ def cell(row: Row) -> str:
     success = f"{row.success:.0f} %" if row.success in (0, 100) else f"{row.success:.1f} %"
     slower = f"×{row.slower:.1f}"
     parts = [
-        success if row.success >= 99 else f"**{success}**",
-        slower if row.slower <= 10 else f"**{slower}**",
+        success if row.success >= SUCCESS else f"**{success}**",
+        slower if row.slower <= SLOWER else f"**{slower}**",
         f"+{row.grown:.0f}",
     ]
     if ATTACKS[row.attack].bars.reaped is not None:
         reaped = row.outcome["reaped"]
         parts.append("**stay**" if reaped is None else f"{reaped:.1f} s")
-    if row.settled is None:
+    if row.descriptors > SLACK:
         parts.append(f"**{row.descriptors} fds kept**")
+    if ATTACKS[row.attack].bars.memory < row.grown:
+        parts[2] = f"**{parts[2]}**"
     return ", ".join(parts)
 
 
 def table(rows: list[Row], scale: str) -> str:
     names = list(dict.fromkeys(row.server for row in rows))
     told = head(rows, scale)
+    about = (
+        f"{told['date']}, scale {scale} (an attack lasts at most {SCALES[scale].cap:.0f} s); {told['servers']};"
+        f" {told['machine']}."
+    )
     lines = [
-        f"{told['date']}, scale {scale}; {told['servers']}; {told['machine']}.",
+        about,
         "",
         "| attack | size | " + " | ".join(names) + " | good means |",
         "|---" * (len(names) + 3) + "|",

@@ -24,7 +24,15 @@ BENCH = ROOT / ".venv-bench" / "bin"
 
 #: What each server speaks of what attacks ask for.
 SPEAKS = {
-    "ours": {"http/1.1", "http/2", "http/3", "tls", "tls+http/2", "websocket"},
+    "ours": {
+        "http/1.1",
+        "http/2",
+        "http/3",
+        "tls",
+        "tls+http/2",
+        "websocket",
+        "websocket over http/2",
+    },
     "uvicorn": {"http/1.1", "tls", "websocket"},
     "granian": {"http/1.1", "http/2", "tls", "tls+http/2", "websocket"},
 }

@@ -49,6 +49,18 @@ def settings(**values: int) -> bytes:
     return frame(SETTINGS, 0, 0, b"".join(pairs))
 
 
+def kinds(data: bytearray) -> list[int]:
+    """Types of the whole frames in this."""
+    found, at = [], 0
+    while len(data) >= at + 9:
+        size = int.from_bytes(data[at : at + 3], "big")
+        if len(data) < at + 9 + size:
+            break
+        found.append(data[at + 3])
+        at += 9 + size
+    return found
+
+
 def head(path: str, *more: tuple[str, str], method: str = "GET") -> bytes:
     """A request head in HPACK (RFC 7541), without a trace in the dynamic table: the same bytes every time."""
     fields = [(2, "", method), (6, "", "http"), (1, "", "x"), (4, "", path)]
@@ -78,8 +90,13 @@ def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
 class Held:
     """Connections kept open until the server ends them."""
 
-    def __init__(self, *, reading: bool = True) -> None:
+    def __init__(
+        self, *, reading: bool = True, rid: Callable[[bytearray], bool] | None = None
+    ) -> None:
         self._reading = reading
+        # Whether what has come says that the server is rid of the attack, though the connection goes on.
+        self._rid = rid
+        self._heard: dict[int, bytearray] = {}
         self._poll = select.poll()
         self._open: dict[int, tuple[socket.socket, float]] = {}
         #: Those the server has ended, and the longest time one of them lasted.
@@ -129,7 +146,12 @@ class Held:
         if not over and events & select.POLLIN:
             try:
                 # Of a TLS socket too what is on the wire counts, not what it means.
-                over = not socket.socket.recv(self._open[number][0], 65536)
+                data = socket.socket.recv(self._open[number][0], 65536)
+                over = not data
+                if self._rid is not None:
+                    heard = self._heard.setdefault(number, bytearray())
+                    heard += data
+                    over = over or self._rid(heard)
             except BlockingIOError:
                 over = False
             except OSError:
@@ -138,6 +160,7 @@ class Held:
             self._over(number)
 
     def _over(self, number: int) -> None:
+        self._heard.pop(number, None)
         found = self._open.pop(number, None)
         if found is None:
             return
@@ -162,11 +185,12 @@ def hold(
     reading: bool = True,
     drip: Callable[[int], bytes] | None = None,
     every: float = 0.5,
+    rid: Callable[[bytearray], bool] | None = None,
 ) -> Outcome:
     """Opens ``count`` connections (``size``, if not told), waits for the server to end them, again and again."""
     outcome = Outcome(reaped=0.0)
     while target.goes_on(outcome):
-        held = Held(reading=reading)
+        held = Held(reading=reading, rid=rid)
         for number in range(count or target.size):
             try:
                 held.add(make(number))

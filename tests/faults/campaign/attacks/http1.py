@@ -231,6 +231,27 @@ def one_byte_chunks(target: Target) -> Outcome:
     return outcome
 
 
+def left_behind(target: Target) -> Outcome:
+    """Uploads larger than any window, to a handler that does not read, whose clients are then gone."""
+    outcome = Outcome()
+    while target.goes_on(outcome):
+        try:
+            wire = connect(target.port)
+            wire.sendall(b"POST /wait HTTP/1.1\r\nhost: x\r\ncontent-length: 100000000\r\n\r\n")
+        except OSError:
+            outcome.refused += 1
+            continue
+        wire.settimeout(0)
+        with suppress(OSError):
+            for _ in range(32):
+                wire.send(b"x" * 65536)
+        outcome.connections += 1
+        outcome.sent += 1
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        wire.close()
+    return outcome
+
+
 def pipelining(path: bytes) -> Callable[[Target], Outcome]:
     """Requests without end on connections whose answers nobody reads."""
 
@@ -446,6 +467,16 @@ ATTACKS = [
         expected="flat memory",
         # 40 unread bodies of `receive_window`, at what their bytes should cost and not at what their chunks do.
         bars=Bars(memory=128),
+    ),
+    Attack(
+        name="left_behind",
+        title="uploads to a handler that does not read, reset in the middle",
+        run=left_behind,
+        unit="connections",
+        small=200,
+        full=2_000,
+        expected="noticed; handler told; all given back",
+        bars=Bars(memory=256, handlers=10_000_000),
     ),
     Attack(
         name="pipelining",

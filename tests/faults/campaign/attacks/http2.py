@@ -23,6 +23,7 @@ from tests.faults.campaign.wires import (
     frame,
     head,
     hold,
+    kinds,
     settings,
 )
 
@@ -234,7 +235,14 @@ def shielded_window(target: Target) -> Outcome:
         request = frame(HEADERS, END_HEADERS | END_STREAM, stream, head("/hello"))
         return request + frame(WINDOW_UPDATE, 0, stream, struct.pack("!I", 5))
 
-    return hold(target, make, drip=drip, every=0.25)
+    # Each of the stalled ones is reset: the connection may go on.
+    return hold(
+        target,
+        make,
+        drip=drip,
+        every=0.25,
+        rid=lambda heard: kinds(heard).count(RST_STREAM) >= 99,
+    )
 
 
 def slow_body(declared: int | None) -> Callable[[Target], Outcome]:
@@ -250,7 +258,13 @@ def slow_body(declared: int | None) -> Callable[[Target], Outcome]:
             client.send(frame(HEADERS, END_HEADERS, client.stream(), block), reading=False)
             return client.wire
 
-        return hold(target, make, drip=lambda _: frame(DATA, 0, 1, b"x"))
+        # An answer or a reset of the one stream: the connection may go on.
+        return hold(
+            target,
+            make,
+            drip=lambda _: frame(DATA, 0, 1, b"x"),
+            rid=lambda heard: bool({HEADERS, RST_STREAM} & set(kinds(heard))),
+        )
 
     return run
 
@@ -271,6 +285,21 @@ def preface_alone(target: Target) -> Outcome:
         return Http2(target.port).wire
 
     return hold(target, make)
+
+
+def websocket_burst(target: Target) -> Outcome:
+    """200 WebSockets at once on one connection (RFC 8441), to a handler that sends and sends; nobody reads."""
+    upgrade = b"\x02\x07CONNECT\x06\x04http\x01\x01x\x04\x08/ws-send"
+    for name, value in ((b":protocol", b"websocket"), (b"sec-websocket-version", b"13")):
+        upgrade += b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+    def make(_: int) -> socket.socket:
+        client = Http2(target.port, settings(window=0))
+        heads = (frame(HEADERS, END_HEADERS, client.stream(), upgrade) for _ in range(200))
+        client.send(b"".join(heads))
+        return client.wire
+
+    return hold(target, make, rid=lambda heard: kinds(heard).count(RST_STREAM) >= 200)
 
 
 def _ended(outcome: Outcome, before: Mapping[str, int], after: Mapping[str, int]) -> str | None:
@@ -430,6 +459,18 @@ ATTACKS = [
         limits={"body_grace_ms": 1_000, "head_ms": 1_000},
         expected="ended by `body_rate`, before a handler is called",
         bars=Bars(handlers=0, reaped=6.0),
+    ),
+    Attack(
+        name="h2_websocket_burst",
+        title="200 WebSockets at once on one connection, window of zero, while the handler sends",
+        run=websocket_burst,
+        unit="connections",
+        small=1,
+        full=4,
+        speaks="websocket over http/2",
+        limits={"write_stall_ms": 2_000},
+        expected="ended by `write_stall_ms`; memory bounded",
+        bars=Bars(memory=1_000, handlers=1_000_000, reaped=8.0),
     ),
     Attack(
         name="half_preface",

@@ -62,6 +62,7 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connecti
         wanted: 0,
         body_since: None,
         write_deadline: None,
+        progress: 0,
         served: false,
     };
     let limits = &session.connection.site.limits;
@@ -97,6 +98,8 @@ struct Session<S> {
     /// Since when, and how much of, a body is being read: the rate limit.
     body_since: Option<(u64, u64)>,
     write_deadline: Option<u64>,
+    /// Bytes the socket has taken since the host was last told.
+    progress: u64,
     /// A request was answered: what is waited for is the next one.
     served: bool,
 }
@@ -257,6 +260,7 @@ impl<S: Transport> Session<S> {
         }
         let mut progress = 0;
         let flushed = self.output.poll_flush(&mut self.socket, context, &mut progress);
+        self.progress += progress;
         match flushed {
             Poll::Pending if progress > 0 || self.write_deadline.is_none() => {
                 let stall = u64::from(self.connection.site.limits.write_stall_ms);
@@ -322,9 +326,9 @@ impl<S: Transport> Session<S> {
         if let Ok(template) = Template::new(status, b"content-type\0text/plain; charset=utf-8") {
             let date = || self.connection.member.connections().date();
             let delimiter = Delimiter::Length(body.len() as u64);
-            template.write(&mut self.output.buffer, delimiter, Persistence::Close, &[], date);
+            template.write(self.output.tail(), delimiter, Persistence::Close, &[], date);
             if !is_head {
-                self.output.buffer.extend_from_slice(body.as_bytes());
+                self.output.tail().extend_from_slice(body.as_bytes());
             }
         }
     }

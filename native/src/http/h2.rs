@@ -217,7 +217,8 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<R
     if incoming.is_end_stream()
         && let Some(route) = site.routes.find(parts.method.as_str(), head.target)
     {
-        let (plan, body) = Plan::constant(route, &parts.method, &site);
+        let (mut plan, body) = Plan::constant(route, &parts.method);
+        plan.advertise(&site);
         return Ok(assemble(plan, Outgoing::fixed(body, counted)));
     }
     poll_fn(|context| site.exchange.poll_ready(context)).await;
@@ -280,10 +281,11 @@ async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) -> Result<R
 
 fn respond(order: Order, stream: Stream, method: &Method, counted: Counted) -> Result<Response<Outgoing>, Abandoned> {
     let site = counted.0.connection.site.clone();
-    let plan = match Plan::of(&order, method, &site) {
+    let mut plan = match Plan::of(&order, method) {
         Ok(plan) => plan,
         Err(text) => return Ok(failed(&format!("a response was refused and the client got 500: {text}"), counted)),
     };
+    plan.advertise(&site);
     let mut body = Outgoing {
         first: Some(order.body).filter(|body| !plan.silent && !body.is_empty()),
         end: order.end,

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALT_SVC, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST};
+use http::header::{ALT_SVC, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, Entry, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request};
 use tokio::time::Instant;
 
@@ -106,7 +106,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// What a HEAD order comes to, or why it is refused.
-    pub(super) fn of(order: &Order, method: &Method, site: &Site) -> Result<Plan, String> {
+    pub(super) fn of(order: &Order, method: &Method) -> Result<Plan, String> {
         let mut fields = fields(&order.head)?;
         let status = StatusCode::from_u16(order.code).map_err(|error| error.to_string())?;
         let bodiless = matches!(order.code, 204 | 205 | 304);
@@ -126,8 +126,17 @@ impl Plan {
         } else if order.end && is_head && declared.is_none() && size > 0 {
             fields.insert(CONTENT_LENGTH, size.into());
         }
-        advertise(&mut fields, site);
         Ok(Plan { status, fields, silent, left: declared.filter(|_| !silent && !order.end) })
+    }
+
+    /// Says that HTTP/3 is there (RFC 7838), unless the host has said something.
+    pub(super) fn advertise(&mut self, site: &Site) {
+        if !site.alt_svc.is_empty()
+            && let Entry::Vacant(entry) = self.fields.entry(ALT_SVC)
+            && let Ok(value) = HeaderValue::from_bytes(&site.alt_svc)
+        {
+            entry.insert(value);
+        }
     }
 
     /// Counts body bytes against the declared length; an error resets the stream rather than lie about the end.
@@ -152,25 +161,15 @@ impl Plan {
     }
 
     /// A constant route's answer.
-    pub(super) fn constant(route: &Route, method: &Method, site: &Site) -> (Plan, Bytes) {
+    pub(super) fn constant(route: &Route, method: &Method) -> (Plan, Bytes) {
         // `Routes::add` checked both with the rules of HTTP/1.1, which are stricter.
         let mut fields = fields(&route.fields).unwrap_or_default();
         let status = StatusCode::from_u16(route.template.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if !route.template.is_bodiless() {
             fields.insert(CONTENT_LENGTH, route.body.len().into());
         }
-        advertise(&mut fields, site);
         let body = if method == Method::HEAD { Bytes::new() } else { route.body.clone() };
         (Plan { status, fields, silent: false, left: None }, body)
-    }
-}
-
-fn advertise(fields: &mut HeaderMap, site: &Site) {
-    if !site.alt_svc.is_empty()
-        && !fields.contains_key(ALT_SVC)
-        && let Ok(value) = HeaderValue::from_bytes(&site.alt_svc)
-    {
-        fields.insert(ALT_SVC, value);
     }
 }
 

@@ -1,5 +1,6 @@
-//! Bytes on their way to the socket: small pieces copied together, one large piece left where it is.
+//! Bytes on their way to the socket: small pieces copied together, large ones left where they are.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,18 +11,22 @@ use tokio::io::AsyncWrite;
 /// Bodies from this size on are written from where they are.
 const LARGE: usize = 8 * 1024;
 /// Beyond this nothing more is taken until the socket has taken some.
-const FULL: usize = 64 * 1024;
+const FULL: usize = 256 * 1024;
+/// Slices of one vectored write.
+const SLICES: usize = 64;
 /// What an idle connection keeps.
 const KEPT: usize = 1024;
 
-/// The write buffer of one HTTP/1.1 connection.
+/// The write buffer of one connection.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Small pieces: heads, chunk lines, short bodies.
-    pub buffer: Vec<u8>,
+    buffer: Vec<u8>,
     start: usize,
-    large: Bytes,
-    after: Vec<u8>,
+    /// Large pieces, each with the small ones that follow it.
+    large: VecDeque<(Bytes, Vec<u8>)>,
+    /// Bytes in `large`, without those after the last piece, which may grow.
+    large_bytes: usize,
     /// The socket has taken bytes that it may still hold itself: a record of TLS.
     unflushed: bool,
 }
@@ -29,7 +34,7 @@ pub struct Output {
 impl Output {
     /// Whether more may be added.
     pub fn has_room(&self) -> bool {
-        self.large.is_empty() && self.after.is_empty() && self.buffer.len() - self.start < FULL
+        self.large.len() < SLICES / 2 && self.len() < FULL
     }
 
     /// Whether everything has gone.
@@ -39,17 +44,23 @@ impl Output {
 
     /// Bytes that have not gone to the socket.
     pub fn len(&self) -> usize {
-        self.buffer.len() - self.start + self.large.len() + self.after.len()
+        let after = self.large.back().map_or(0, |(_, after)| after.len());
+        self.buffer.len() - self.start + self.large_bytes + after
     }
 
     fn has_bytes(&self) -> bool {
-        !self.buffer.is_empty() || !self.large.is_empty() || !self.after.is_empty()
+        !self.buffer.is_empty() || !self.large.is_empty()
     }
 
     /// Adds body bytes as they are.
     pub fn push(&mut self, body: Bytes) {
-        debug_assert!(self.has_room());
-        if body.len() < LARGE { self.buffer.extend_from_slice(&body) } else { self.large = body }
+        if body.len() < LARGE {
+            self.tail().extend_from_slice(&body);
+        } else {
+            let after = self.large.back().map_or(0, |(_, after)| after.len());
+            self.large_bytes += after + body.len();
+            self.large.push_back((body, Vec::new()));
+        }
     }
 
     /// Adds body bytes as one chunk (RFC 9112 section 7.1). An empty one would end the body, so it is left out.
@@ -58,18 +69,23 @@ impl Output {
             return;
         }
         let mut digits = [0; 16];
-        self.buffer.extend_from_slice(hexadecimal(body.len(), &mut digits));
-        self.buffer.extend_from_slice(b"\r\n");
+        let tail = self.tail();
+        tail.extend_from_slice(hexadecimal(body.len(), &mut digits));
+        tail.extend_from_slice(b"\r\n");
         self.push(body);
         self.tail().extend_from_slice(b"\r\n");
     }
 
     /// Where bytes go that follow everything added so far.
     pub fn tail(&mut self) -> &mut Vec<u8> {
-        if self.large.is_empty() { &mut self.buffer } else { &mut self.after }
+        match self.large.back_mut() {
+            Some((_, after)) => after,
+            None => &mut self.buffer,
+        }
     }
 
-    /// Writes as much as the socket takes; ready when all has gone, out of its own buffers too. `progress` counts bytes written.
+    /// Writes as much as the socket takes; ready when all has gone, out of its own buffers too. `progress` counts bytes
+    /// written.
     pub fn poll_flush<S: AsyncWrite + Unpin>(
         &mut self,
         socket: &mut S,
@@ -77,12 +93,20 @@ impl Output {
         progress: &mut u64,
     ) -> Poll<io::Result<()>> {
         while self.has_bytes() {
-            let written = if self.large.is_empty() && self.after.is_empty() {
+            let written = if self.large.is_empty() {
                 ready!(Pin::new(&mut *socket).poll_write(context, &self.buffer[self.start..]))?
             } else {
-                let slices =
-                    [IoSlice::new(&self.buffer[self.start..]), IoSlice::new(&self.large), IoSlice::new(&self.after)];
-                ready!(Pin::new(&mut *socket).poll_write_vectored(context, &slices))?
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let pieces = self.large.iter().flat_map(|(large, after)| [&large[..], &after[..]]);
+                let mut count = 0;
+                for piece in [&self.buffer[self.start..]].into_iter().chain(pieces).filter(|piece| !piece.is_empty()) {
+                    if count == SLICES {
+                        break;
+                    }
+                    slices[count] = IoSlice::new(piece);
+                    count += 1;
+                }
+                ready!(Pin::new(&mut *socket).poll_write_vectored(context, &slices[..count]))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -105,12 +129,27 @@ impl Output {
             self.buffer.shrink_to(KEPT);
             self.start = 0;
         }
-        let large = written.min(self.large.len());
-        self.large.advance(large);
-        if self.large.is_empty() {
-            self.large = Bytes::new();
+        let mut pieces = self.large.len();
+        while let Some((large, after)) = self.large.front_mut() {
+            let count = written.min(large.len());
+            large.advance(count);
+            self.large_bytes -= count;
+            written -= count;
+            let count = written.min(after.len());
+            after.drain(..count);
+            written -= count;
+            if pieces > 1 {
+                self.large_bytes -= count;
+            }
+            if !large.is_empty() || !after.is_empty() {
+                return;
+            }
+            self.large.pop_front();
+            pieces -= 1;
         }
-        self.after.drain(..written - large);
+        if self.large.is_empty() {
+            self.large.shrink_to(0);
+        }
     }
 }
 
@@ -155,12 +194,17 @@ mod tests {
         for size in [1, LARGE - 1, LARGE, 3 * LARGE] {
             let body = Bytes::from(vec![b'x'; size]);
             let mut output = Output::default();
-            output.buffer.extend_from_slice(b"head\r\n");
+            output.tail().extend_from_slice(b"head\r\n");
+            output.push_chunk(body.clone());
             output.push_chunk(body.clone());
             let (mut socket, mut progress) = (Narrow(Vec::new(), 7), 0);
             let mut context = Context::from_waker(Waker::noop());
             assert!(output.poll_flush(&mut socket, &mut context, &mut progress).is_ready());
-            let expected = [format!("head\r\n{size:x}\r\n").as_bytes(), &body, b"\r\n"].concat();
+            let expected = {
+                let chunk = [format!("{size:x}\r\n").as_bytes(), &body, b"\r\n"].concat();
+                [b"head\r\n", &chunk[..], &chunk[..]].concat()
+            };
+            assert_eq!(output.len(), 0);
             assert!(socket.0 == expected && progress == expected.len() as u64 && output.is_empty());
         }
     }

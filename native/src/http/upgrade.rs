@@ -85,7 +85,7 @@ impl<'c, S: Transport> Channel<'c, S> {
         self.member.connections().now()
     }
 
-    /// Writes what waits; gives the host its window back when all has gone.
+    /// Writes what waits; gives the host its window back as it goes.
     pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut progress = 0;
         let flushed = self.output.poll_flush(&mut self.socket, context, &mut progress);
@@ -94,11 +94,12 @@ impl<'c, S: Transport> Channel<'c, S> {
                 self.stall = Some(self.now() + u64::from(self.site.limits.write_stall_ms));
             }
             Poll::Pending => {}
-            Poll::Ready(_) => {
-                self.stall = None;
-                self.stream.sent(std::mem::take(&mut self.unreported));
-            }
+            Poll::Ready(_) => self.stall = None,
         }
+        // Frame headers count as payload here: that much of the window comes back a moment early.
+        let taken = if flushed.is_ready() { self.unreported } else { self.unreported.min(progress as usize) };
+        self.unreported -= taken;
+        self.stream.sent(taken);
         flushed
     }
 

@@ -143,7 +143,7 @@ impl<S: Transport> WebSocket<'_, S> {
                     (false, false) => Opcode::Binary,
                 };
                 self.in_pieces = order.flags & FLAG_MORE != 0;
-                Header::write(&mut self.channel.output.buffer, !self.in_pieces, opcode, order.body.len());
+                Header::write(self.channel.output.tail(), !self.in_pieces, opcode, order.body.len());
                 self.channel.unreported += order.body.len() + COST;
                 self.channel.output.push(order.body);
             }

@@ -15,7 +15,7 @@ impl<S: Transport> Session<S> {
             Command::Head if now.answer == Answer::Awaited => self.answer(now, order),
             Command::Inform if now.answer == Answer::Awaited => {
                 if now.version == Version::Http11
-                    && let Err(text) = heads::write_interim(&mut self.output.buffer, order.code, &order.head)
+                    && let Err(text) = heads::write_interim(self.output.tail(), order.code, &order.head)
                 {
                     self.log(&format!("an interim response was left out: {text}"));
                 }
@@ -66,7 +66,7 @@ impl<S: Transport> Session<S> {
         let persistence = self.persistence(now.version, now.persistent);
         now.persistent = persistence != Persistence::Close;
         let date = || self.connection.member.connections().date();
-        template.write(&mut self.output.buffer, delimiter, persistence, &site.alt_svc, date);
+        template.write(self.output.tail(), delimiter, persistence, &site.alt_svc, date);
         if order.end {
             now.answer = Answer::Complete;
             if silent {
@@ -109,9 +109,9 @@ impl<S: Transport> Session<S> {
             };
             if now.expects {
                 // Both were asked for, and this comes first (RFC 9110 section 10.1.1).
-                self.output.buffer.extend_from_slice(CONTINUE);
+                self.output.tail().extend_from_slice(CONTINUE);
             }
-            if let Err(text) = heads::write_switch(&mut self.output.buffer, &offer.protocol, key, mode, &order.head) {
+            if let Err(text) = heads::write_switch(self.output.tail(), &offer.protocol, key, mode, &order.head) {
                 return self.answer_500(now, &text);
             }
         }

@@ -88,13 +88,18 @@ impl<S: Transport> Session<S> {
             }
             if now.expects && now.stream.credit() > 0 && now.answer == Answer::Awaited {
                 now.expects = false;
-                self.output.buffer.extend_from_slice(CONTINUE);
+                self.output.tail().extend_from_slice(CONTINUE);
             }
             // Orders left for want of room have no waker: they are looked at again as soon as there is some.
             let full = !self.output.has_room();
-            match self.poll_flush(context) {
+            let flushed = self.poll_flush(context);
+            // Heads and chunk lines count as body here: that much of the window comes back a moment early.
+            let taken = std::mem::take(&mut self.progress) as usize;
+            let taken = if flushed.is_ready() { now.unreported } else { taken.min(now.unreported) };
+            now.unreported -= taken;
+            now.stream.sent(taken);
+            match flushed {
                 Poll::Ready(Ok(())) => {
-                    now.stream.sent(std::mem::take(&mut now.unreported));
                     if now.answer == Answer::Complete {
                         let persistent = now.persistent;
                         let body =

@@ -156,10 +156,10 @@ impl<S: Transport> Session<S> {
         {
             let persistence = self.persistence(head.version, head.keep_alive && !route.template.close);
             let date = || self.connection.member.connections().date();
-            route.template.write(&mut self.output.buffer, route.delimiter(), persistence, &site.alt_svc, date);
+            route.template.write(self.output.tail(), route.delimiter(), persistence, &site.alt_svc, date);
             if head.method == "GET" {
                 // Not `push`: several pipelined answers may be waiting, and constants are small.
-                self.output.buffer.extend_from_slice(&route.body);
+                self.output.tail().extend_from_slice(&route.body);
             }
             self.after_answer(persistence != Persistence::Close, None);
             return Taken::Bytes(head.length);

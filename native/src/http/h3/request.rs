@@ -254,7 +254,7 @@ async fn exchange(
         && body.is_empty()
         && let Some(route) = site.routes.find(parts.method.as_str(), head.target)
     {
-        return reply.whole(Plan::constant(route, &parts.method, site)).await;
+        return reply.whole(Plan::constant(route, &parts.method)).await;
     }
     if head.length.is_some_and(|length| length <= u64::from(site.limits.inline_body_bytes)) {
         while !upload.ended {
@@ -342,7 +342,7 @@ async fn respond(
     shared: &Arc<Shared>,
 ) -> Result<(), Broken> {
     let connection = &shared.connection;
-    let mut plan = match Plan::of(&order, &parts.method, &connection.site) {
+    let mut plan = match Plan::of(&order, &parts.method) {
         Ok(plan) => plan,
         Err(text) => {
             connection.log(&format!("a response was refused and the client got 500: {text}"));

@@ -99,6 +99,7 @@ class HandlerSite:
         inflow = request._inflow
         if inflow is None:
             inflow = ThreadInflow(stream, outbox, request._payload, self._receive_window, False)
+            inflow.end(b"")
             if request._taken:
                 inflow.forget()
         inflow._outbox = outbox

@@ -103,6 +103,7 @@ class TaskSite(HandlerSite):
         inflow = request._inflow
         if inflow is None:
             inflow = LoopInflow(stream, outbox, request._payload, self._receive_window, False)
+            inflow.end(b"")
             if request._taken:
                 inflow.forget()
         socket = DetachedSocket(request, inflow, LoopOutflow(stream, outbox, self._window))

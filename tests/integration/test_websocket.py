@@ -861,6 +861,21 @@ def test_a_handler_that_never_receives_stops_the_client(serve: Serve, app: App, 
 
 
 @two
+def test_an_empty_message_that_waits_for_credit_comes(serve: Serve, app: App, mode: Mode) -> None:
+    """No byte is behind it that could remind anybody."""
+    running = run(serve, app, mode, receive_window=16_384)
+    with Frames(running.address, "/wait") as client:
+        assert app.next() == "waiting"
+        # Each costs 64 bytes besides its own: nothing is left for the second.
+        client.binary(bytes(16_384 - 64))
+        eventually(lambda: running.stats()["queued_records"] == 0, "the first is told")
+        client.send(encode(TEXT, b"", fin=False), encode(CONTINUATION))
+        client.send(encode(TEXT))
+        app.go.set()
+        assert [app.next() for _ in range(3)] == [16_384 - 64, 0, 0]
+
+
+@two
 def test_empty_messages_are_not_free(serve: Serve, app: App, mode: Mode) -> None:
     """Each costs of the windows, or a mute reader could be sent millions, and a mute handler be told as many."""
     running = run(serve, app, mode)

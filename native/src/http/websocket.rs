@@ -227,7 +227,8 @@ impl<S: Transport> WebSocket<'_, S> {
                 Poll::Ready(Ok(())) => Ok(true),
             };
         }
-        if !self.channel.input.is_empty() {
+        // An empty message may wait for credit with no byte behind it.
+        if self.deaf || !self.channel.input.is_empty() {
             let mut input = std::mem::take(&mut self.channel.input);
             let used = self.digest(input.bytes_mut(), context);
             input.consume(used);

@@ -75,6 +75,10 @@ class Bars:
         lambda outcome, before, after: None
     )
 
+    def allowed(self, sent: int) -> float:
+        """Handlers that may be called for so much."""
+        return max(self.handlers, self.handlers_per_unit * sent)
+
 
 @dataclass(frozen=True)
 class Attack:

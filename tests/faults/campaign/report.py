@@ -70,7 +70,7 @@ def cell(row: Row) -> str:
     if not row.spoken:
         return "not spoken"
     if not row.outcome:
-        return "**" + "; ".join(row.complaints) + "**"
+        return f"**{row.complaints[0].splitlines()[0][:60]}**"
     success = f"{row.success:.0f} %" if row.success in (0, 100) else f"{row.success:.1f} %"
     slower = f"×{row.slower:.1f}"
     parts = [
@@ -83,8 +83,15 @@ def cell(row: Row) -> str:
         parts.append("**stay**" if reaped is None else f"{reaped:.1f} s")
     if row.descriptors > SLACK:
         parts.append(f"**{row.descriptors} fds kept**")
-    if ATTACKS[row.attack].bars.memory < row.grown:
+    elif row.settled is None:
+        parts.append("**connections kept**")
+    bars = ATTACKS[row.attack].bars
+    if row.grown > bars.memory:
         parts[2] = f"**{parts[2]}**"
+    # For peers only where handlers are what an attack is after: not every one has, say, native routes.
+    judged = row.server == "ours" or bars.handlers_per_unit > 0
+    if judged and row.handlers > bars.allowed(row.outcome["sent"]):
+        parts.append(f"**{row.handlers:,} handlers**")
     return ", ".join(parts)
 
 

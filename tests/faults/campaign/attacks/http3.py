@@ -138,18 +138,16 @@ def garbage(target: Target) -> Outcome:
 # --- HTTP/3
 
 
-def rounds(attack: Callable[[Target, H3, int], Awaitable[int]]) -> Callable[[Target], Outcome]:
+def rounds(attack: Callable[[Target, H3, Outcome], Awaitable[int]]) -> Callable[[Target], Outcome]:
     """Attacks one connection after another; ``attack`` answers how much it has sent."""
 
     async def assault(target: Target) -> Outcome:
         outcome = Outcome()
-        number = 0
         while target.goes_on(outcome):
             try:
                 async with H3.open(("127.0.0.1", target.port), trust=Path(target.trust)) as client:
                     outcome.connections += 1
-                    outcome.sent += await attack(target, client, number)
-                    number += 1
+                    outcome.sent += await attack(target, client, outcome)
                     if client.closed is not None:
                         outcome.ended += 1
                         outcome.count(f"closed_{client.closed.error_code:#x}")
@@ -162,10 +160,10 @@ def rounds(attack: Callable[[Target, H3, int], Awaitable[int]]) -> Callable[[Tar
     return lambda target: asyncio.run(assault(target))
 
 
-async def resets(target: Target, client: H3, _: int) -> int:
+async def resets(target: Target, client: H3, _: Outcome) -> int:
     sent = 0
     while sent < 5_000 and client.closed is None and time.monotonic() < target.deadline:
-        for _ in range(20):
+        for _number in range(20):
             client.reset(client.begin("/wait"))
         sent += 20
         # What the server allows no stream for waits in aioquic, and would never be on the wire.
@@ -175,9 +173,9 @@ async def resets(target: Target, client: H3, _: int) -> int:
     return sent
 
 
-async def one_byte_data(target: Target, client: H3, number: int) -> int:
+async def one_byte_data(target: Target, client: H3, outcome: Outcome) -> int:
     """Bodies of one-byte DATA frames, of which one packet brings hundreds."""
-    path = "/upload" if number % 2 == 0 else "/wait"
+    path = "/upload" if outcome.connections % 2 == 0 else "/wait"
     streams = [client.begin(path, method="POST", end=False) for _ in range(10)]
     sent = 0
     while sent < 50_000 and client.closed is None:
@@ -199,9 +197,9 @@ async def _quiet(client: H3, seconds: float = 0.5) -> None:
 EXPANDING = b"\xff\x16"
 
 
-async def bomb(target: Target, client: H3, number: int) -> int:
+async def bomb(target: Target, client: H3, outcome: Outcome) -> int:
     """What a decoder or a frame reader could be made to hold."""
-    case = number % 6
+    case = outcome.connections % 6
     endless = encode_uint_var(ENDLESS)
     filler = b"\xff\x16" * 8_000
     if case == 0:
@@ -237,15 +235,21 @@ async def bomb(target: Target, client: H3, number: int) -> int:
         for kind in range(100):
             client.begin_unidirectional(0x21 + 0x1F * kind, b"x" * 1000)
     await _quiet(client)
+    refused = sum(
+        known.over or known.stopped is not None or bool(known.headers)
+        for known in client._streams.values()
+    )
+    # The first three are requests, each to be refused; the others are not answered one by one.
+    outcome.count("refused" if refused or client.closed else f"unanswered_{case}")
     return 1
 
 
-async def control_flood(target: Target, client: H3, number: int) -> int:
+async def control_flood(target: Target, client: H3, outcome: Outcome) -> int:
     """Frames on the control stream, and stream types nobody knows, as fast as they go."""
     sent = 0
     while sent < 5_000 and client.closed is None:
         for _ in range(50):
-            if number % 2:
+            if outcome.connections % 2:
                 client.quic.send_stream_data(
                     client.http._local_control_stream_id or 2, encode_uint_var(GREASE) + b"\x04xxxx"
                 )
@@ -348,6 +352,15 @@ def _retried(outcome: Outcome, before: Mapping[str, int], after: Mapping[str, in
     return _amplified(outcome, before, after)
 
 
+def _refused(outcome: Outcome, before: Mapping[str, int], after: Mapping[str, int]) -> str | None:
+    taken = [
+        name
+        for name in ("unanswered_0", "unanswered_1", "unanswered_2")
+        if outcome.figures.get(name)
+    ]
+    return f"bombs were neither refused nor reset: {taken}" if taken else None
+
+
 def _limited(name: str) -> Callable[[Outcome, Mapping[str, int], Mapping[str, int]], str | None]:
     def check(outcome: Outcome, before: Mapping[str, int], after: Mapping[str, int]) -> str | None:
         return None if after[name] > before[name] else f"{name} was never counted"
@@ -407,7 +420,7 @@ ATTACKS = [
         secure=True,
         probe="h3",
         expected="431, reset or close; flat memory",
-        bars=Bars(handlers=0),
+        bars=Bars(handlers=0, check=_refused),
     ),
     Attack(
         name="h3_control_flood",

@@ -118,6 +118,8 @@ ATTACKS = [
         full=1_000_000,
         speaks="websocket",
         expected="flat memory",
+        # One for each connection.
+        bars=Bars(handlers=1_000_000),
     ),
     Attack(
         name="ws_pings",
@@ -128,6 +130,8 @@ ATTACKS = [
         full=1_000_000,
         speaks="websocket",
         expected="flat memory",
+        # One for each connection.
+        bars=Bars(handlers=1_000_000),
     ),
     Attack(
         name="ws_empty_messages",
@@ -138,6 +142,8 @@ ATTACKS = [
         full=1_000_000,
         speaks="websocket",
         expected="flat memory",
+        # One for each connection.
+        bars=Bars(handlers=1_000_000),
     ),
     Attack(
         name="ws_mute_readers",

@@ -114,7 +114,8 @@ struct Known {
     slot: bool,
     finished: bool,
     ended: bool,
-    credit: u32,
+    /// Told as a `u32`, kept whole.
+    credit: u64,
     window: u32,
     outstanding: u32,
     returned: u32,
@@ -340,7 +341,7 @@ impl World {
             slot: true,
             finished: false,
             ended: end,
-            credit,
+            credit: u64::from(credit),
             window,
             outstanding: 0,
             returned: 0,
@@ -360,7 +361,7 @@ impl World {
         }
         let known = &mut self.streams[at];
         let Some(peer) = &known.peer else { return };
-        assert_eq!(peer.stream.credit(), if known.live && known.slot { known.credit } else { 0 });
+        assert_eq!(peer.stream.credit(), if known.live && known.slot { known.told_credit() } else { 0 });
         data.truncate(known.credit as usize);
         if inlet {
             peer.inlet.push(&data, end)
@@ -368,7 +369,7 @@ impl World {
             peer.stream.push(&data, end)
         }
         if known.slot && !known.finished && !known.ended {
-            known.credit -= data.len() as u32;
+            known.credit -= data.len() as u64;
             known.ended = end;
             let flags = if end { FLAG_END } else { 0 };
             let record = Record { stream: known.id, parent: known.parent, flags, ..Record::default() };
@@ -421,7 +422,7 @@ impl World {
         let known = &mut self.streams[at];
         let Some(peer) = &known.peer else { return };
         known.must_feed = false;
-        let expected = match known.credit {
+        let expected = match known.told_credit() {
             _ if !known.slot || known.finished => Poll::Ready(None),
             0 => Poll::Pending,
             credit => Poll::Ready(Some(credit)),
@@ -561,7 +562,7 @@ impl World {
             let known = &mut self.streams[at];
             known.wake();
             if order.command == Command::Credit {
-                known.credit = known.credit.saturating_add(aux);
+                known.credit += u64::from(aux);
                 known.granted += u64::from(aux);
                 known.feed();
                 continue;
@@ -674,6 +675,10 @@ impl World {
 }
 
 impl Known {
+    fn told_credit(&self) -> u32 {
+        u32::try_from(self.credit).unwrap_or(u32::MAX)
+    }
+
     fn wake(&mut self) {
         self.must_wake |= std::mem::replace(&mut self.waiting, false);
     }

@@ -1,4 +1,4 @@
-"""Connections that a handler takes over as bytes: what comes first, both ends of both directions, and what is refused."""
+"""Connections that a handler takes over as bytes: what comes first, both ends of both directions, refusals."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ FRAMINGS = {
 def test_an_unread_body_comes_before_the_other_protocol(
     serve: Serve, mode: Mode, framing: str, at_once: bool
 ) -> None:
-    """As bytes of the body, without HTTP's framing; what follows them is the other protocol's (RFC 9110 section 7.8)."""
+    """As bytes of the body, without HTTP's framing; then the other protocol's follow (RFC 9110 section 7.8)."""
     fields, sent = FRAMINGS[framing]
     body = BODY[:10] if framing in ("inline", "chunked inline") else BODY
     with Wire(run(serve, mode, echo()).address) as wire:

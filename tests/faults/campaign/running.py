@@ -217,7 +217,7 @@ def _measure(
             row.complaints.append(complaint)
         _judge_ours(row, attack, outcome)
     row.kept = (victim.resident() - resident) / MIB
-    _judge(row)
+    judge(row)
 
 
 def _attack(row: Row, files: servers.Files, port: int, scale: Scale) -> Outcome:
@@ -289,7 +289,7 @@ def _processor(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _judge(row: Row) -> None:
+def judge(row: Row) -> None:
     """The bars of every server."""
     if row.success < SUCCESS:
         row.complaints.append(

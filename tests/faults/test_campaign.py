@@ -13,7 +13,7 @@ import pytest
 from tests.faults.campaign import report
 from tests.faults.campaign.model import Attack, Bars, Outcome
 from tests.faults.campaign.registry import ATTACKS
-from tests.faults.campaign.running import SCALES, Row, run
+from tests.faults.campaign.running import SCALES, Row, judge, run
 from tests.faults.harness import ROOT
 
 
@@ -31,8 +31,8 @@ MISSED = [
     (replace(ATTACKS["ws_mute_readers"], bars=Bars(memory=0)), "0 are allowed"),
     (replace(ATTACKS["rapid_reset_paced"], bars=Bars(handlers=0)), "handlers were called"),
     (replace(ATTACKS["quic_initials"], limits={"quic_handshakes": 65_535}), "nobody was asked"),
-    # Who is not inside is not served.
-    (replace(ATTACKS["descriptors"], probe="mixed"), "probes were answered"),
+    # Who is not inside waits until the attack is over.
+    (replace(ATTACKS["descriptors"], probe="mixed"), "times that of before"),
 ]
 
 
@@ -54,12 +54,31 @@ def _row(**changes: object) -> Row:
     row = Row("slow_head", "ours", size=10, probes=100, success=100.0, settled=0.1)
     row.baseline_p99, row.attack_p99, row.grown = 0.001, 0.004, 3.0
     row.outcome = asdict(Outcome(sent=10, connections=10, ended=10, reaped=1.25))
-    return replace(row, **changes)  # type: ignore[arg-type]
+    return replace(row, complaints=[], **changes)  # type: ignore[arg-type]
 
 
 def test_noise_below_the_floor_is_no_slowness() -> None:
     assert _row().slower == 1.0
     assert _row(attack_p99=0.05).slower == 10.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"success": 98.9}, "98.9 % of 100 probes"),
+        ({"attack_p99": 0.0501}, "10.0 times that of before"),
+        ({"descriptors": 3}, "3 descriptors were not given back"),
+    ],
+)
+def test_a_figure_just_beyond_a_bar_is_complained_of(
+    changes: dict[str, float], complaint: str
+) -> None:
+    row = _row(**changes)
+    judge(row)
+    assert [complaint in said for said in row.complaints] == [True]
+    within = _row(success=99.0, attack_p99=0.05, descriptors=2)
+    judge(within)
+    assert not within.complaints
 
 
 def test_what_misses_a_bar_is_bold() -> None:

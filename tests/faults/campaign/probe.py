@@ -1,7 +1,8 @@
 """A well-behaved client: 20 requests a second, each on time whatever became of the one before.
 
-``python -m tests.faults.campaign.probe '{"port": ..., "kind": "mixed", "trust": null}'`` prints a line for each: when
-it was due, and how long it took in seconds, or ``null`` when it failed. Ends when its standard input does.
+``python -m tests.faults.campaign.probe '{"port": ..., "kind": "mixed", "trust": null}'`` prints a line for each
+when it is over: its number, when it was due, how long it took in seconds or ``null`` when it failed, and why. Ends
+when its standard input does.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ async def probe(client: Http1 | Http3, number: int, kind: str) -> None:
     except Exception as error:  # noqa: BLE001 -- every failure is one to the user of a client
         took = None
         why = f"{ask.__name__}: {error!r}"
-    say(json.dumps([due, took, why]))
+    say(json.dumps([number, due, took, why]))
 
 
 async def main(options: dict[str, Any]) -> None:

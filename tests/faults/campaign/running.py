@@ -100,30 +100,36 @@ class Probe:
             stdout=subprocess.PIPE,
         )
         self._changed = threading.Condition()
-        self._samples: list[tuple[float, float | None, str]] = []
+        #: By number, which is the order they were due in, not the one they were over in.
+        self._samples: dict[int, tuple[float, float | None, str]] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            due, took, why = json.loads(line)
+            number, due, took, why = json.loads(line)
             with self._changed:
-                self._samples.append((due, took, why))
+                self._samples[number] = (due, took, why)
                 self._changed.notify_all()
 
     def until(self, count: int, *, since: float) -> None:
-        """Waits for this many probes that were due after ``since``."""
+        """Waits for this many probes that were due after ``since``, and for all that were due before them."""
         deadline = time.monotonic() + PATIENCE + count
         with self._changed:
-            while sum(due >= since for due, _, _ in self._samples) < count:
+            while True:
+                after = sorted(n for n, sample in self._samples.items() if sample[0] >= since)
+                if len(after) >= count and len(self._samples) > after[count - 1]:
+                    wanted = range(after[count - 1] + 1)
+                    if all(number in self._samples for number in wanted):
+                        return
                 if not self._changed.wait(deadline - time.monotonic()):
-                    raise AssertionError(f"no {count} probes: {self._samples[-3:]}")
+                    raise AssertionError(f"no {count} probes: {list(self._samples.items())[-3:]}")
 
     def between(self, begin: float, end: float) -> list[tuple[float, float | None, str]]:
         """The probes that were due in this time."""
         with self._changed:
-            return [sample for sample in self._samples if begin <= sample[0] < end]
+            return [sample for sample in self._samples.values() if begin <= sample[0] < end]
 
     def close(self) -> None:
         """Ends it, and its connections; what is under way is let go."""
@@ -187,7 +193,7 @@ def _measure(
         if not victim.alive():
             row.complaints.append("the server died")
             return
-        # The last probes of the attack are answered, or not, after it.
+        # The last probes of the attack are answered, or not, after it: those that hang must not be left out.
         probe.until(1, since=over)
         _hear(row, probe.between(begun, attacked), probe.between(attacked, over))
         row.lasted = over - attacked
@@ -217,7 +223,7 @@ def _measure(
             row.complaints.append(complaint)
         _judge_ours(row, attack, outcome)
     row.kept = (victim.resident() - resident) / MIB
-    _judge(row)
+    judge(row)
 
 
 def _attack(row: Row, files: servers.Files, port: int, scale: Scale) -> Outcome:
@@ -289,7 +295,7 @@ def _processor(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _judge(row: Row) -> None:
+def judge(row: Row) -> None:
     """The bars of every server."""
     if row.success < SUCCESS:
         row.complaints.append(

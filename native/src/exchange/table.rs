@@ -167,8 +167,7 @@ impl State {
             return;
         }
         slot.sealed = order.end;
-        slot.finished =
-            order.end && (!slot.duplex || slot.ended || deafens || order.command == Command::Reset);
+        slot.finished = order.end && (!slot.duplex || slot.ended || deafens || order.command == Command::Reset);
         if slot.finished {
             wakers.extend(slot.feeder.take());
         }

@@ -217,7 +217,13 @@ impl<S: Transport> WebSocket<'_, S> {
                 Poll::Pending => Ok(false),
                 Poll::Ready(Err(_)) => Err(()),
                 // With the peer gone there is only what still waits to be written.
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => if shut { Err(()) } else { Ok(false) },
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                    if shut {
+                        Err(())
+                    } else {
+                        Ok(false)
+                    }
+                }
                 Poll::Ready(Ok(())) => Ok(true),
             };
         }
@@ -227,7 +233,8 @@ impl<S: Transport> WebSocket<'_, S> {
             let used = self.digest(input.bytes_mut(), context);
             input.consume(used);
             self.channel.input = input;
-            if used > 0 {
+            // What was said meanwhile has to go before anything is waited for.
+            if used > 0 || matches!(self.stage, Stage::Over { .. }) {
                 return Ok(true);
             }
         }
@@ -259,7 +266,8 @@ impl<S: Transport> WebSocket<'_, S> {
         while !matches!(self.stage, Stage::Over { .. }) {
             let open = self.stage == Stage::Open;
             // Pongs wait to be taken by the peer: it may send more when it has. The host's queue bounds what it is told.
-            if open && (!self.channel.output.has_room() || self.channel.site.exchange.poll_ready(context).is_pending()) {
+            if open && (!self.channel.output.has_room() || self.channel.site.exchange.poll_ready(context).is_pending())
+            {
                 self.deaf = true;
                 break;
             }

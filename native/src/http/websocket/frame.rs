@@ -167,11 +167,7 @@ mod tests {
 
     #[test]
     fn a_length_has_one_way_to_be_written() {
-        for length in [
-            &[0xfe, 0, 125][..],
-            &[0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff],
-            &[0xff, 0x80, 0, 0, 0, 0, 0, 0, 0],
-        ] {
+        for length in [&[0xfe, 0, 125][..], &[0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff], &[0xff, 0x80, 0, 0, 0, 0, 0, 0, 0]] {
             assert!(read(&masked(0x82, length)).unwrap_err().contains("as few bytes"), "{length:x?}");
         }
     }

@@ -13,10 +13,17 @@ const WHOLE: u64 = 16 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece<'i> {
     /// Bytes of a message; with `last`, all that was left of it.
-    Data { bytes: &'i [u8], text: bool, last: bool },
+    Data {
+        bytes: &'i [u8],
+        text: bool,
+        last: bool,
+    },
     Ping(&'i [u8]),
     Pong(&'i [u8]),
-    Close { code: u16, reason: &'i [u8] },
+    Close {
+        code: u16,
+        reason: &'i [u8],
+    },
 }
 
 /// How one look at the input ended.

@@ -379,6 +379,18 @@ fn payloads_arrive_whole_from_small_arenas_and_large_ones() {
 }
 
 #[test]
+fn a_slow_stream_does_not_hold_what_came_for_others() {
+    let (exchange, host, mut slow) = pair();
+    let mut quick = Peer::open(&exchange, opening(0, u32::MAX), b"", b"").unwrap();
+    for _ in 0..10 {
+        host.say(&Commands::default().data(slow.id(), b"small", false).data(quick.id(), &bytes(1, 60_000), false));
+        assert_eq!(quick.orders().len(), 1);
+    }
+    let shared = slow.orders().iter().filter(|order| !order.body.is_unique()).count();
+    assert!(shared <= 2, "{shared} messages of five bytes hold 60 KB each");
+}
+
+#[test]
 fn one_wrong_command_and_none_is_taken() {
     let (exchange, _host, mut peer) = pair();
     let good = Commands::default().data(peer.id(), b"good", false);

@@ -126,11 +126,12 @@ impl<'c, S: Transport> Channel<'c, S> {
         }
     }
 
-    /// The host has said what belongs to HTTP, or to another kind of stream.
-    pub(super) fn misused(&mut self, command: Command) {
+    /// The host has said what belongs to HTTP, or to another kind of stream: the end of this one.
+    pub(super) fn misused(&mut self, command: Command) -> Result<(), ()> {
         let text = format!("the host sent {command:?} on a stream that has left HTTP; the stream is reset");
         self.site.exchange.announce(Event::Log, 0, self.site.listener, 40, 0, text.as_bytes());
         self.abort(Reason::Internal);
+        Err(())
     }
 }
 
@@ -220,7 +221,7 @@ impl<S: Transport> Bytes<'_, S> {
                 }
             };
             if !matches!(order.command, Command::Data | Command::End) {
-                return Err(self.channel.misused(order.command));
+                return self.channel.misused(order.command);
             }
             if order.end {
                 self.end = if order.code == 0 { End::Said } else { End::Deaf { until: None } };

@@ -153,7 +153,7 @@ impl<S: Transport> WebSocket<'_, S> {
                 self.pings.push_back(order.head);
             }
             Command::End => self.close(order.code, &order.head),
-            _ => return Err(self.channel.misused(order.command)),
+            _ => return self.channel.misused(order.command),
         }
         Ok(())
     }

@@ -72,12 +72,15 @@ http3: $(VENV)/.dev $(LIBRARY) browser ## HTTP/3 alone: three QUIC stacks and a 
 workflows: ## Check .github/workflows (needs Go)
 	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
+campaign: $(VENV)/.dev $(LIBRARY) ## Attacks at full scale (docs/reliability.md)
+	$(BIN)/python -m pytest -m campaign
+
 bench: $(LIBRARY) ## Ours against peers (benchmarks/README.md)
 	tools/need.sh wrk=wrk
 	bash benchmarks/install.sh
 	.venv-bench/bin/python benchmarks/http.py $(BENCH)
 
-.PHONY: conformance http3 workflows clean tools-for-test browser rust-components c-compiler
+.PHONY: conformance campaign http3 workflows clean tools-for-test browser rust-components c-compiler
 clean: ## Remove what was built
 	rm -rf $(VENV) .tools native/target build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 

@@ -33,11 +33,11 @@ def check(request: NativeDirectRequest) -> None:
             "this is a WebSocket: the request must ask for an upgrade to it",
             {"upgrade": "websocket"},
         )
-    version = headers.get("sec-websocket-version")
-    if version != _VERSION:
+    versions = headers.get_all("sec-websocket-version")
+    if versions != [_VERSION]:
         raise HandshakeError(
             426,
-            f"sec-websocket-version must be {_VERSION}, found {version!r}",
+            f"sec-websocket-version must be {_VERSION}, once, found {', '.join(versions) or 'none'}",
             {"sec-websocket-version": _VERSION, "upgrade": "websocket"},
         )
     if request.method == "CONNECT":

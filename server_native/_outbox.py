@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ._ffi import FLAG_END, Command, Reason, Runtime, pack_record
+from .errors import RuntimeBusyError
 
 __all__ = ["CHUNK", "Outbox"]
 
@@ -73,14 +74,22 @@ class Outbox:
         """The handler has taken ``size`` bytes of the request body."""
         self._add(stream, _CREDIT, 0, 0, b"", size)
 
-    def flush(self) -> None:
-        """Submits what has come together. Never blocks."""
+    def flush(self) -> bool:
+        """Submits what has come together. Never blocks; false when the native side has no room for it now.
+
+        Then it is kept for the next call: whoever drives makes room.
+        """
         records = self._records
         if records:
             # Emptied first: a submit that fails must not be tried again with every later one.
             self._records, arena, size = [], self._arena, self._size
             self._arena, self._size = [], 0
-            self._runtime.submit(b"".join(records), len(records), b"".join(arena), size)
+            try:
+                self._runtime.submit(b"".join(records), len(records), b"".join(arena), size)
+            except RuntimeBusyError:
+                self._records, self._arena, self._size = records, arena, size
+                return False
+        return True
 
     def _add(
         self, stream: int, kind: int, flags: int, code: int, payload: bytes, aux: int = 0

@@ -36,6 +36,8 @@ __all__ = ["InlineSite"]
 log = logging.getLogger("server_native")
 
 FAILED = NativeDirectResponse.text("Internal Server Error\n", status=500)
+#: Seconds between two tries of a thread whose answer the native side has no room for.
+_BUSY_PAUSE = 0.001
 _PARTED = NativeDirectResponse.bytes()
 _WAITS = FLAG_END | FLAG_UPGRADE
 _NOT_HERE = "a plain handler cannot stream an asynchronous iterable (%r)"

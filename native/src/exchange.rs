@@ -241,7 +241,7 @@ impl Exchange {
         let mut inbox = self.inbox.lock().unwrap_or_else(|poison| poison.into_inner());
         // A record without payload takes room too.
         let size = arena.len() + records.len() * size_of::<(u64, u32, Order)>();
-        if inbox.bytes.saturating_add(size) > INBOX_BYTES {
+        if inbox.bytes > 0 && inbox.bytes.saturating_add(size) > INBOX_BYTES {
             return Err(Error::new(Status::Busy, format!("{} bytes of commands wait already", inbox.bytes)));
         }
         inbox.bytes += size;

@@ -17,7 +17,7 @@ use proptest::sample::Index;
 use server_native::batch::{BATCH_ARENA, BATCH_RECORDS};
 use server_native::error::Status;
 use server_native::exchange::{Counters, Exchange, Opening, Order};
-use server_native::record::{Command, Event, FLAG_END, Protocol, Reason, Record};
+use server_native::record::{Command, Event, FLAG_END, FLAG_MORE, FLAG_TEXT, MESSAGE_COST, Protocol, Reason, Record};
 
 const QUEUE_RECORDS: usize = 4096;
 const QUEUE_ARENA: usize = 4 * 1024 * 1024;
@@ -33,11 +33,27 @@ enum Step {
         body: usize,
         end: bool,
     },
+    /// With `over`, more than the credit, as a piece that cannot be cut.
     Push {
         at: Index,
         size: usize,
         end: bool,
         inlet: bool,
+        over: bool,
+    },
+    PushMessage {
+        at: Index,
+        size: usize,
+        flags: u8,
+    },
+    PushPong {
+        at: Index,
+        size: usize,
+    },
+    PushClose {
+        at: Index,
+        code: u16,
+        size: usize,
     },
     /// A stream of its own that fills the queue.
     Flood {
@@ -87,8 +103,10 @@ enum Step {
 #[derive(Clone, Debug)]
 enum Say {
     Head { fields: usize, body: usize, end: bool },
-    Data { size: usize, end: bool },
-    End { trailers: usize },
+    Data { size: usize, end: bool, flags: u8 },
+    End { trailers: usize, code: u16 },
+    Upgrade { messages: bool, window: u32, fields: usize },
+    Ping { size: usize },
     Reset,
     Credit { size: u32 },
     Inform { fields: usize },
@@ -114,8 +132,14 @@ struct Known {
     slot: bool,
     finished: bool,
     ended: bool,
-    /// Told as a `u32`, kept whole.
-    credit: u64,
+    /// The host's direction has ended.
+    sealed: bool,
+    /// Its END ends one direction only.
+    duplex: bool,
+    messages: bool,
+    /// It was taken over before its body was complete.
+    body: bool,
+    credit: i64,
     window: u32,
     outstanding: u32,
     returned: u32,
@@ -124,9 +148,12 @@ struct Known {
     must_feed: bool,
     feeding: bool,
     waiting: bool,
-    /// For the rules: bytes the host allowed, bytes it sent.
+    /// For the rules: what the host allowed and by how much a single piece passed it, what it sent, how often its commands
+    /// could begin another count of ends.
     granted: u64,
+    excess: u64,
     said: u64,
+    upgrades: usize,
 }
 
 struct World {
@@ -216,10 +243,31 @@ impl World {
                 let (line, fields, body) = (self.bytes(*line), self.bytes(*fields), self.bytes(*body));
                 self.open(*credit, *window, &line, &fields, &body, *end);
             }
-            Step::Push { at, size, end, inlet } => {
+            Step::Push { at, size, end, inlet, over } => {
                 let data = self.bytes(*size);
                 let Some(at) = self.choose(at) else { return };
-                self.push(at, data, *end, *inlet);
+                self.push(at, data, *end, *inlet, *over);
+            }
+            Step::PushMessage { at, size, flags } => {
+                let data = self.bytes(*size);
+                let Some(at) = self.choose(at) else { return };
+                self.push_message(at, data, *flags);
+            }
+            Step::PushPong { at, size } => {
+                let data = self.bytes(*size);
+                let Some(at) = self.choose(at) else { return };
+                let Some(peer) = &self.streams[at].peer else { return };
+                peer.stream.push_pong(&data);
+                self.unasked += 1;
+                self.told(at, Event::Pong, 0, 0, &data);
+            }
+            Step::PushClose { at, code, size } => {
+                let reason = self.bytes(*size);
+                let Some(at) = self.choose(at) else { return };
+                let Some(peer) = &self.streams[at].peer else { return };
+                peer.stream.push_close(*code, &reason);
+                self.unasked += 1;
+                self.told(at, Event::End, FLAG_END, *code, &reason);
             }
             Step::Flood { count, size } => {
                 let before = self.streams.len();
@@ -229,7 +277,7 @@ impl World {
                         break;
                     }
                     let data = self.bytes(*size);
-                    self.push(before, data, false, false);
+                    self.push(before, data, false, false, false);
                 }
             }
             Step::PushEnd { at, size, inlet } => {
@@ -341,7 +389,11 @@ impl World {
             slot: true,
             finished: false,
             ended: end,
-            credit: u64::from(credit),
+            sealed: false,
+            duplex: false,
+            messages: false,
+            body: false,
+            credit: i64::from(credit),
             window,
             outstanding: 0,
             returned: 0,
@@ -351,30 +403,40 @@ impl World {
             feeding: false,
             waiting: true,
             granted: u64::from(credit),
+            excess: 0,
             said: 0,
+            upgrades: 0,
         });
     }
 
-    fn push(&mut self, at: usize, mut data: Vec<u8>, end: bool, inlet: bool) {
+    fn push(&mut self, at: usize, mut data: Vec<u8>, end: bool, inlet: bool, over: bool) {
         if !self.has_room() {
             return;
         }
         let known = &mut self.streams[at];
         let Some(peer) = &known.peer else { return };
-        assert_eq!(peer.stream.credit(), if known.live && known.slot { known.told_credit() } else { 0 });
-        data.truncate(known.credit as usize);
+        assert_eq!(peer.stream.credit(), if known.live && known.slot { known.credit() } else { 0 });
+        if !over || known.credit() == 0 {
+            data.truncate((known.credit() as usize).saturating_sub(known.cost()));
+        }
         if inlet {
             peer.inlet.push(&data, end)
         } else {
             peer.stream.push(&data, end)
         }
-        if known.slot && !known.finished && !known.ended {
-            known.credit -= data.len() as u64;
-            known.ended = end;
-            let flags = if end { FLAG_END } else { 0 };
-            let record = Record { stream: known.id, parent: known.parent, flags, ..Record::default() };
-            self.tell(Event::Data, record, &data);
+        self.told(at, Event::Data, if end { FLAG_END } else { 0 }, 0, &data);
+    }
+
+    fn push_message(&mut self, at: usize, mut data: Vec<u8>, flags: u8) {
+        if !self.has_room() {
+            return;
         }
+        let known = &self.streams[at];
+        let Some(peer) = &known.peer else { return };
+        let Some(room) = (peer.stream.credit() as usize).checked_sub(MESSAGE_COST as usize + 1) else { return };
+        data.truncate(room + 1);
+        peer.stream.push_message(&data, flags);
+        self.told(at, Event::Data, flags, 0, &data);
     }
 
     fn push_end(&mut self, at: usize, trailers: &[u8], inlet: bool) {
@@ -385,12 +447,27 @@ impl World {
         } else {
             peer.stream.push_end(trailers)
         }
-        if known.slot && !known.finished && !known.ended {
-            known.ended = true;
-            let record = Record { stream: known.id, parent: known.parent, flags: FLAG_END, ..Record::default() };
-            self.unasked += 1;
-            self.tell(Event::End, record, trailers);
+        self.unasked += 1;
+        self.told(at, Event::End, FLAG_END, 0, trailers);
+    }
+
+    /// What is told of a stream, unless nobody is there to hear it: the rules of ADR 0001.
+    fn told(&mut self, at: usize, event: Event, flags: u8, code: u16, payload: &[u8]) {
+        let known = &mut self.streams[at];
+        if !known.slot || known.finished || known.ended {
+            return;
         }
+        if flags & FLAG_END != 0 && !std::mem::take(&mut known.body) {
+            known.ended = true;
+            // A closed message stream is over; of a duplex one that is when the host has ended too.
+            known.finished = known.messages || known.sealed;
+        }
+        if event == Event::Data {
+            known.credit -= (payload.len() + known.cost()) as i64;
+            known.excess = known.excess.max(known.credit.min(0).unsigned_abs());
+        }
+        let record = Record { stream: known.id, parent: known.parent, flags, code, ..Record::default() };
+        self.tell(event, record, payload);
     }
 
     /// One look for an order; answers whether there was one.
@@ -411,7 +488,8 @@ impl World {
             return false;
         };
         assert_eq!(got, Poll::Ready(Some(order.clone())));
-        if order.end {
+        // The slot of a duplex stream stays for the peer's direction, until the protocol lets go.
+        if order.end && (!known.duplex || order.command == Command::Reset) {
             known.live = false;
             self.release(at);
         }
@@ -422,10 +500,10 @@ impl World {
         let known = &mut self.streams[at];
         let Some(peer) = &known.peer else { return };
         known.must_feed = false;
-        let expected = match known.told_credit() {
+        let expected = match known.credit {
             _ if !known.slot || known.finished => Poll::Ready(None),
-            0 => Poll::Pending,
-            credit => Poll::Ready(Some(credit)),
+            ..=0 => Poll::Pending,
+            _ => Poll::Ready(Some(known.credit())),
         };
         assert_eq!(peer.poll_credit(), expected);
         known.feeding |= expected.is_pending();
@@ -499,13 +577,22 @@ impl World {
         let (mut commands, mut orders) = (Commands::default(), Vec::new());
         for (at, say) in says {
             let id = self.choose(at).map_or(0, |at| self.streams[at].id);
+            let mut flags = 0;
             let (command, end, code, aux, head, body) = match say {
                 Say::Head { fields, body, end } => (Command::Head, *end, 200, 0, *fields, *body),
-                Say::Data { size, end } => (Command::Data, *end, 0, 0, 0, *size),
-                Say::End { trailers } => (Command::End, true, 0, 0, *trailers, 0),
+                Say::Data { size, end, flags: kind } => {
+                    flags = *kind;
+                    (Command::Data, *end, 0, 0, 0, *size)
+                }
+                Say::End { trailers, code } => (Command::End, true, *code, 0, *trailers, 0),
                 Say::Reset => (Command::Reset, true, Reason::Cancelled as u16, 0, 0, 0),
                 Say::Credit { size } => (Command::Credit, false, 0, *size, 0, 0),
                 Say::Inform { fields } => (Command::Inform, false, 103, 0, *fields, 0),
+                Say::Upgrade { messages, window, fields } => {
+                    flags = if *messages { FLAG_TEXT } else { 0 };
+                    (Command::Upgrade, false, 101, *window, *fields, 0)
+                }
+                Say::Ping { size } => (Command::Ping, false, 0, 0, *size, 0),
                 Say::Nobody => (Command::End, true, 0, 0, 0, 0),
             };
             // Ids nobody ever had: a slot that is not there, a later generation, a name.
@@ -514,14 +601,15 @@ impl World {
             let (head, body) = (self.bytes(head), self.bytes(body));
             commands = match command {
                 Command::Head => commands.head(id, code, &head, &body, end),
-                Command::Data => commands.data(id, &body, end),
-                Command::End => commands.end(id, &head),
+                Command::Data => commands.message(id, &body, flags, end),
+                Command::End => commands.close(id, code, &head),
                 Command::Reset => commands.reset(id, Reason::Cancelled),
                 Command::Credit => commands.credit(id, aux),
                 Command::Inform => commands.inform(id, code, &head),
-                Command::Upgrade | Command::Ping => unreachable!("no Say makes these"),
+                Command::Upgrade => commands.upgrade(id, flags, aux, &head),
+                Command::Ping => commands.ping(id, &head),
             };
-            orders.push((id, aux, Order { command, end, flags: 0, code, head: head.into(), body: body.into() }));
+            orders.push((id, aux, Order { command, end, flags, code, head: head.into(), body: body.into() }));
         }
         if let Some((place, wrong)) = wrong
             && !commands.records.is_empty()
@@ -543,7 +631,8 @@ impl World {
         self.must_apply |= std::mem::replace(&mut self.applier_known, false);
         for (id, _, order) in &orders {
             if let Some(known) = self.streams.iter_mut().find(|known| known.id == *id) {
-                known.said += order.body.len() as u64;
+                // At most: whether it is a message's turns out when it is applied.
+                known.said += order.body.len() as u64 + u64::from(MESSAGE_COST);
             }
         }
         self.inbox.append(&mut orders);
@@ -560,9 +649,15 @@ impl World {
                 continue;
             };
             let known = &mut self.streams[at];
+            // What ends the reading too may follow what has ended the writing.
+            let deafens = order.command == Command::End && order.code != 0 && known.duplex && !known.messages;
+            if known.sealed && !deafens && !matches!(order.command, Command::Credit | Command::Reset) {
+                self.counters.stale_commands += 1;
+                continue;
+            }
             known.wake();
             if order.command == Command::Credit {
-                known.credit += u64::from(aux);
+                known.credit += i64::from(aux);
                 known.granted += u64::from(aux);
                 known.feed();
                 continue;
@@ -570,14 +665,30 @@ impl World {
             if order.command == Command::Reset {
                 known.orders.clear();
             }
-            known.outstanding = known.outstanding.saturating_add(order.body.len() as u32);
+            if order.command == Command::Upgrade {
+                if known.duplex {
+                    self.break_off(at, Reason::Internal);
+                    continue;
+                }
+                known.duplex = true;
+                known.messages = order.flags & FLAG_TEXT != 0;
+                known.body = !known.ended;
+                known.ended = false;
+                known.upgrades += 1;
+                if aux > 0 {
+                    known.window = aux;
+                }
+            }
+            let cost = if order.command == Command::Data { known.cost() } else { 0 };
+            known.outstanding = known.outstanding.saturating_add((order.body.len() + cost) as u32);
             if known.outstanding > known.window {
                 self.counters.overflows += 1;
                 self.break_off(at, Reason::Limit);
                 continue;
             }
-            known.finished = order.end;
-            if order.end {
+            known.sealed = order.end;
+            known.finished = order.end && (!known.duplex || known.ended || deafens || order.command == Command::Reset);
+            if known.finished {
                 known.feed();
             }
             known.orders.push_back(order);
@@ -675,8 +786,13 @@ impl World {
 }
 
 impl Known {
-    fn told_credit(&self) -> u32 {
-        u32::try_from(self.credit).unwrap_or(u32::MAX)
+    fn credit(&self) -> u32 {
+        self.credit.clamp(0, i64::from(u32::MAX)) as u32
+    }
+
+    /// What a piece costs besides its bytes.
+    fn cost(&self) -> usize {
+        if self.messages { MESSAGE_COST as usize } else { 0 }
     }
 
     fn wake(&mut self) {
@@ -690,23 +806,24 @@ impl Known {
 
 /// What a user may rely on, without the model.
 fn assert_rules<'a>(known: &Known, events: impl Iterator<Item = &'a Told>) {
-    let (mut ended, mut over, mut received, mut writable) = (false, false, 0, 0);
+    let (mut ends, mut over, mut received, mut writable) = (0, false, 0, 0);
+    // One for the body, one for what came after it.
+    let most = 1 + known.upgrades;
     for (index, told) in events.enumerate() {
         assert_eq!(told.is(Event::Open), index == 0, "OPEN comes first and once");
         assert!(!over, "RESET comes last");
         assert_eq!(told.record.parent, known.parent);
-        let ends = told.record.flags & FLAG_END != 0;
         if told.is(Event::Reset) {
             over = true;
         } else if told.is(Event::Writable) {
             writable += u64::from(told.record.aux);
         } else {
-            assert!(!ended, "no body after the peer's side is complete");
-            ended = ends;
+            assert!(ends < most, "nothing after the peer's side is complete");
+            ends += usize::from(told.record.flags & FLAG_END != 0);
             received += if told.is(Event::Data) { told.payload.len() as u64 } else { 0 };
         }
     }
-    assert!(received <= known.granted, "credit was exceeded");
+    assert!(received <= known.granted + known.excess, "credit was exceeded by more than one piece");
     assert!(writable <= known.said, "more window came back than was used");
 }
 
@@ -722,11 +839,19 @@ fn size() -> impl Strategy<Value = usize> {
     prop_oneof![12 => 0..64usize, 3 => 0..5_000usize, 1 => 0..300_000usize]
 }
 
+/// Flags of a piece of a message.
+fn kind() -> impl Strategy<Value = u8> {
+    prop_oneof![Just(0), Just(FLAG_TEXT), Just(FLAG_MORE), Just(FLAG_TEXT | FLAG_MORE)]
+}
+
 fn say() -> impl Strategy<Value = Say> {
     prop_oneof![
         2 => (size(), size(), any::<bool>()).prop_map(|(fields, body, end)| Say::Head { fields, body, end }),
-        6 => (size(), prop::bool::weighted(0.1)).prop_map(|(size, end)| Say::Data { size, end }),
-        1 => (0..40usize).prop_map(|trailers| Say::End { trailers }),
+        6 => (size(), prop::bool::weighted(0.1), kind()).prop_map(|(size, end, flags)| Say::Data { size, end, flags }),
+        2 => (0..40usize, prop_oneof![Just(0), Just(1), Just(1000)]).prop_map(|(trailers, code)| Say::End { trailers, code }),
+        2 => (any::<bool>(), prop_oneof![Just(0u32), 2..500_000u32], 0..40usize)
+            .prop_map(|(messages, window, fields)| Say::Upgrade { messages, window, fields }),
+        1 => (0..=125usize).prop_map(|size| Say::Ping { size }),
         1 => Just(Say::Reset),
         4 => prop_oneof![0..100u32, 0..200_000u32, Just(u32::MAX)].prop_map(|size| Say::Credit { size }),
         1 => (0..40usize).prop_map(|fields| Say::Inform { fields }),
@@ -742,8 +867,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (credit, window, 0..200usize, size(), prop_oneof![Just(0), 0..200_000usize], prop::bool::weighted(0.3))
             .prop_map(|(credit, window, line, fields, body, end)| Step::Open { credit, window, line, fields, body, end }),
-        8 => (at(), size(), prop::bool::weighted(0.1), any::<bool>())
-            .prop_map(|(at, size, end, inlet)| Step::Push { at, size, end, inlet }),
+        8 => (at(), size(), prop::bool::weighted(0.1), any::<bool>(), prop::bool::weighted(0.2))
+            .prop_map(|(at, size, end, inlet, over)| Step::Push { at, size, end, inlet, over }),
+        4 => (at(), size(), kind()).prop_map(|(at, size, flags)| Step::PushMessage { at, size, flags }),
+        1 => (at(), 0..=125usize).prop_map(|(at, size)| Step::PushPong { at, size }),
+        1 => (at(), 1000..1016u16, 0..=123usize).prop_map(|(at, code, size)| Step::PushClose { at, code, size }),
         1 => (1..6_000usize, prop_oneof![2 => 0..8usize, 1 => 500..4_000usize])
             .prop_map(|(count, size)| Step::Flood { count, size }),
         1 => (at(), 0..64usize, any::<bool>()).prop_map(|(at, size, inlet)| Step::PushEnd { at, size, inlet }),

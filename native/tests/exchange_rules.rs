@@ -14,7 +14,7 @@ use pair::{Commands, Flag, Host, Peer, Told, bytes, idle, opening};
 use server_native::batch::{BATCH_ARENA, BATCH_RECORDS};
 use server_native::error::Status;
 use server_native::exchange::{Counters, Exchange, Opening};
-use server_native::record::{Command, Event, FLAG_END, Reason, Record};
+use server_native::record::{Command, Event, FLAG_END, FLAG_MORE, FLAG_TEXT, MESSAGE_COST, Reason, Record};
 
 const WINDOW: u32 = 1000;
 
@@ -219,6 +219,22 @@ fn more_than_the_window_resets_the_stream_towards_both_sides() {
     assert_eq!(host.drain(), []);
 }
 
+#[test]
+fn what_passes_the_credit_is_paid_back_before_more_is_told() {
+    let (_exchange, mut host, peer) = pair();
+    // The last piece of a read cannot be cut; the host gives all of it back.
+    for _ in 0..100 {
+        peer.stream.push(&bytes(1, WINDOW as usize - 10), false);
+        peer.stream.push(&bytes(2, 500), false);
+        assert_eq!((peer.stream.credit(), peer.poll_credit()), (0, Poll::Pending));
+        host.say(&Commands::default().credit(peer.id(), 490));
+        assert_eq!(peer.stream.credit(), 0, "all that was told is more than what came back");
+        host.say(&Commands::default().credit(peer.id(), WINDOW));
+        assert_eq!(peer.stream.credit(), WINDOW, "the window does not grow");
+        host.drain();
+    }
+}
+
 // --- END and RESET ---------------------------------------------------------------------------------------------
 
 #[test]
@@ -360,6 +376,18 @@ fn payloads_arrive_whole_from_small_arenas_and_large_ones() {
         assert_eq!(orders.iter().map(|order| order.code).collect::<Vec<_>>(), [103, 200, 0, 0]);
         assert_eq!(orders.iter().map(|order| order.end).collect::<Vec<_>>(), [false, false, false, true]);
     }
+}
+
+#[test]
+fn a_slow_stream_does_not_hold_what_came_for_others() {
+    let (exchange, host, mut slow) = pair();
+    let mut quick = Peer::open(&exchange, opening(0, u32::MAX), b"", b"").unwrap();
+    for _ in 0..10 {
+        host.say(&Commands::default().data(slow.id(), b"small", false).data(quick.id(), &bytes(1, 60_000), false));
+        assert_eq!(quick.orders().len(), 1);
+    }
+    let shared = slow.orders().iter().filter(|order| !order.body.is_unique()).count();
+    assert!(shared <= 2, "{shared} messages of five bytes hold 60 KB each");
 }
 
 #[test]
@@ -562,4 +590,178 @@ fn a_waker_may_do_anything() {
         done.send(()).unwrap();
     });
     is_done.recv_timeout(Duration::from_secs(30)).expect("a waker was called under a lock, or see the panic above");
+}
+
+// --- UPGRADE -----------------------------------------------------------------------------------------------------
+
+/// A stream whose request was complete, or not, and was taken over.
+fn upgraded(flags: u8, complete: bool) -> (Arc<Exchange>, Host, Peer) {
+    let exchange = Arc::new(Exchange::default());
+    let mut host = Host::new(&exchange);
+    let opening = Opening { flags: if complete { FLAG_END } else { 0 }, ..opening(WINDOW, WINDOW) };
+    let mut peer = Peer::open(&exchange, opening, b"line", b"fields").unwrap();
+    host.say(&Commands::default().upgrade(peer.id(), flags, 0, b"a\0b"));
+    let order = peer.orders().remove(0);
+    assert_eq!((order.command, order.flags, order.code, &order.head[..]), (Command::Upgrade, flags, 101, &b"a\0b"[..]));
+    host.drain();
+    (exchange, host, peer)
+}
+
+#[test]
+fn a_stream_of_bytes_has_two_directions_that_end_in_either_order() {
+    for host_first in [true, false] {
+        let (exchange, mut host, mut peer) = upgraded(0, true);
+        peer.stream.push(b"raw", false);
+        for first in [host_first, !host_first] {
+            if first {
+                host.say(&Commands::default().data(peer.id(), b"bye", false).end(peer.id(), b""));
+                let orders = peer.orders();
+                assert_eq!((orders.len(), orders[1].end), (2, true));
+            } else {
+                peer.stream.push(b"last", false);
+                peer.stream.push_end(b"");
+                assert!(kinds(&host.drain()).ends_with(&[Event::Data as u8, Event::End as u8]));
+            }
+            assert_eq!(exchange.counters().live, 1, "the slot stays until the protocol lets go");
+        }
+        peer.stream.push(b"late", false);
+        drop(peer);
+        assert_eq!(host.drain(), [], "both ends are known: nothing is told");
+        assert_eq!(exchange.counters().live, 0);
+    }
+}
+
+#[test]
+fn a_direction_that_has_not_ended_is_reset() {
+    let (_exchange, mut host, mut peer) = upgraded(0, true);
+    host.say(&Commands::default().end(peer.id(), b""));
+    assert_eq!(peer.orders().len(), 1);
+    drop(peer);
+    assert_eq!(kinds(&host.drain()), [Event::Reset as u8]);
+}
+
+#[test]
+fn an_end_of_the_body_is_not_the_peers() {
+    let (_exchange, mut host, peer) = upgraded(0, false);
+    peer.stream.push(b"body", false);
+    peer.stream.push_end(b"x-sum\x001");
+    peer.stream.push(b"raw", false);
+    peer.stream.push_end(b"");
+    peer.stream.push(b"late", false);
+    let (data, end) = (Event::Data as u8, Event::End as u8);
+    assert_eq!(kinds(&host.drain()), [data, end, data, end]);
+}
+
+#[test]
+fn a_host_may_stop_listening_before_or_after_it_stops_talking() {
+    for sealed in [false, true] {
+        let (exchange, mut host, mut peer) = upgraded(0, true);
+        let commands = if sealed { Commands::default().end(peer.id(), b"") } else { Commands::default() };
+        host.say(&commands.close(peer.id(), 1, b""));
+        let orders = peer.orders();
+        assert_eq!(orders.last().map(|order| (order.command, order.end, order.code)), Some((Command::End, true, 1)));
+        peer.stream.push(b"unheard", false);
+        peer.stream.push_end(b"");
+        host.say(&Commands::default().close(peer.id(), 1, b"").credit(peer.id(), 5));
+        assert_eq!(exchange.counters().stale_commands, 2);
+        drop(peer);
+        assert_eq!(host.drain(), [], "nobody listens");
+    }
+}
+
+#[test]
+fn after_its_end_a_host_says_credit_or_reset_and_nothing_else() {
+    for flags in [0, FLAG_TEXT] {
+        let (exchange, host, mut peer) = upgraded(flags, true);
+        host.say(&Commands::default().close(peer.id(), u16::from(flags) * 250, b""));
+        assert_eq!(peer.orders().len(), 1);
+        let id = peer.id();
+        let late = Commands::default().data(id, b"x", false).end(id, b"").ping(id, b"p").upgrade(id, 0, 0, b"");
+        host.say(&late.head(id, 200, b"", b"", true).inform(id, 103, b""));
+        assert_eq!(exchange.counters().stale_commands, 6);
+        assert!(peer.poll().is_pending());
+        host.say(&Commands::default().credit(id, 7));
+        assert_eq!(peer.stream.credit(), WINDOW + 7);
+        host.say(&Commands::default().reset(id, Reason::Cancelled));
+        assert_eq!(peer.orders().remove(0).command, Command::Reset);
+        assert_eq!(exchange.counters().live, 0);
+    }
+}
+
+#[test]
+fn a_closed_message_stream_is_over_on_both_sides() {
+    let (exchange, mut host, mut peer) = upgraded(FLAG_TEXT, true);
+    peer.stream.push_message(b"last", FLAG_TEXT);
+    peer.stream.push_close(4009, b"why");
+    peer.stream.push_pong(b"late");
+    let told = host.drain();
+    assert_eq!(kinds(&told), [Event::Data as u8, Event::End as u8]);
+    assert_eq!((told[1].record.code, &told[1].payload[..]), (4009, &b"why"[..]));
+    host.say(&Commands::default().data(peer.id(), b"late", false));
+    assert_eq!(exchange.counters().stale_commands, 1);
+    assert!(peer.poll().is_pending());
+    drop(peer);
+    assert_eq!(host.drain(), []);
+}
+
+#[test]
+fn a_message_costs_more_than_its_bytes_both_ways() {
+    let (exchange, mut host, mut peer) = upgraded(FLAG_TEXT, true);
+    for sent in 1..=WINDOW / MESSAGE_COST {
+        peer.stream.push_message(b"", FLAG_TEXT | FLAG_MORE);
+        assert_eq!(peer.stream.credit(), WINDOW - sent * MESSAGE_COST);
+    }
+    assert_eq!(host.drain().last().map(|told| told.record.flags), Some(FLAG_TEXT | FLAG_MORE));
+    let id = peer.id();
+    host.say(&Commands::default().message(id, &bytes(1, 436), FLAG_MORE, false).message(id, &bytes(2, 436), 0, false));
+    assert_eq!(exchange.counters().overflows, 0);
+    assert_eq!(peer.orders().iter().map(|order| order.flags).collect::<Vec<_>>(), [FLAG_MORE, 0]);
+    peer.stream.sent(500);
+    assert_eq!(host.drain()[0].record.aux, 500);
+    host.say(&Commands::default().message(id, &bytes(3, 437), 0, false));
+    assert_eq!(exchange.counters().overflows, 1, "one byte more than half a window with its cost");
+}
+
+#[test]
+fn an_upgrade_may_set_the_window() {
+    let exchange = Arc::new(Exchange::default());
+    let mut host = Host::new(&exchange);
+    let opening = Opening { flags: FLAG_END, ..opening(WINDOW, WINDOW) };
+    let mut peer = Peer::open(&exchange, opening, b"l", b"f").unwrap();
+    let id = peer.id();
+    host.say(&Commands::default().upgrade(id, FLAG_TEXT, 10 * WINDOW, b"").data(
+        id,
+        &bytes(1, 9 * WINDOW as usize),
+        false,
+    ));
+    assert_eq!((peer.orders().len(), exchange.counters().overflows), (2, 0));
+    peer.stream.sent(5 * WINDOW as usize - 1);
+    assert_eq!(host.drain().len(), 1, "half of the new window, not of the old");
+    peer.stream.sent(1);
+    assert_eq!(kinds(&host.drain()), [Event::Writable as u8]);
+}
+
+#[test]
+fn a_second_upgrade_breaks_the_stream_off() {
+    let (_exchange, mut host, mut peer) = upgraded(0, true);
+    host.say(&Commands::default().upgrade(peer.id(), FLAG_TEXT, 0, b""));
+    let order = peer.orders().remove(0);
+    assert_eq!((order.command, order.code), (Command::Reset, Reason::Internal as u16));
+    let told = host.drain();
+    assert_eq!((kinds(&told), told[0].record.code), (vec![Event::Reset as u8], Reason::Internal as u16));
+}
+
+#[test]
+fn a_ping_carries_at_most_125_bytes_and_an_upgrade_ends_nothing() {
+    let (exchange, host, mut peer) = upgraded(FLAG_TEXT, true);
+    let refused = |commands: Commands| exchange.submit(&commands.records, &commands.arena).unwrap_err().text;
+    assert!(refused(Commands::default().ping(peer.id(), &[0; 126])).contains("found 126"));
+    let mut ends = Commands::default().upgrade(peer.id(), 0, 0, b"");
+    ends.records[0].flags |= FLAG_END;
+    assert!(refused(ends).contains("UPGRADE ends nothing"));
+    let mut odd = Commands::default().upgrade(peer.id(), 0, 0, b"");
+    odd.records[0].code = 200;
+    assert!(refused(odd).contains("found 200"));
+    host.say(&Commands::default().ping(peer.id(), &[7; 125]));
+    assert_eq!(peer.orders()[0].head, [7; 125][..]);
 }

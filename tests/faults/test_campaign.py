@@ -17,7 +17,7 @@ from tests.faults.campaign.running import SCALES, Row, judge, run
 from tests.faults.harness import ROOT
 
 
-@pytest.mark.conformance
+@pytest.mark.campaign
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_everybody_else_is_served_and_everything_comes_back(name: str) -> None:
@@ -36,7 +36,7 @@ MISSED = [
 ]
 
 
-@pytest.mark.conformance
+@pytest.mark.campaign
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("attack", "complaint"), MISSED, ids=[one.name for one, _ in MISSED])
 def test_a_bar_can_be_missed(attack: Attack, complaint: str) -> None:

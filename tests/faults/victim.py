@@ -64,6 +64,18 @@ def plain(request: NativeDirectRequest) -> Any:
         begun = time.monotonic()
         spin(lambda: time.monotonic() - begun >= seconds(request))
         return "worked"
+    if path == "/ws-receive":
+        for _ in request.accept_websocket():
+            pass
+        return None
+    if path == "/ws-mute":
+        request.accept_websocket()
+        released.wait()
+        return None
+    if path == "/ws-send":
+        websocket = request.accept_websocket()
+        while True:
+            websocket.send(b"x" * 4096)
     say(f"begin {path}")
     if path == "/spin":
         spin(released.is_set)
@@ -123,6 +135,19 @@ async def asynchronous(request: NativeDirectRequest) -> Any:
         begun = time.monotonic()
         spin(lambda: time.monotonic() - begun >= seconds(request))
         return "worked"
+    if path == "/ws-receive":
+        async for _ in request.accept_websocket():
+            pass
+        return None
+    if path == "/ws-mute":
+        request.accept_websocket()
+        while not released.is_set():
+            await asyncio.sleep(0.01)
+        return None
+    if path == "/ws-send":
+        websocket = request.accept_websocket()
+        while True:
+            await websocket.send(b"x" * 4096)
     say(f"begin {path}")
     if path == "/spin":
         spin(released.is_set)

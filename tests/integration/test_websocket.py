@@ -305,6 +305,7 @@ REFUSED: list[tuple[str, bytes, int, dict[str, str]]] = [
         426,
         {"sec-websocket-version": "13", "upgrade": "websocket", "connection": "upgrade"},
     ),
+    ("two versions", handshake("/echo", "sec-websocket-version: 8"), 426, {}),
     ("a short key", handshake("/echo", key="c2hvcnQ="), 400, {}),
     ("a key that is none", handshake("/echo", key="!!!!"), 400, {}),
     ("two keys", handshake("/echo", "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="), 400, {}),
@@ -555,6 +556,25 @@ def test_what_breaks_the_protocol(
     assert app.next() == "before"
     assert app.next() == (code, reason)
     assert running.stats()["limited_ws_message_bytes"] == (1 if code == 1009 else 0)
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [case[1:] for case in WRONG if sum(map(len, case[1])) < 300],
+    ids=[case[0] for case in WRONG if sum(map(len, case[1])) < 300],
+)
+def test_what_breaks_the_protocol_slowly(
+    serve: Serve, app: App, frames: list[bytes], code: int
+) -> None:
+    """Nothing behind the last byte makes the server look again."""
+    running = run(serve, app, TWO[0], ws_message_bytes=100_000)
+    with Frames(running.address, "/listen") as client:
+        # The server may have enough before the end.
+        with contextlib.suppress(OSError):
+            for byte in b"".join(frames):
+                client.send(bytes([byte]))
+        assert client.frame().closing[0] == code
+    assert app.next()[0] == code
 
 
 @two

@@ -9,6 +9,10 @@ use super::{Counters, INDEX_BITS, MAX_GENERATION, Opening, Order, QUEUE_ARENA, Q
 use crate::batch::BATCH_ARENA;
 use crate::record::{Command, Event, FLAG_END, FLAG_TEXT, MESSAGE_COST, Reason, Record};
 
+/// A stream with this many orders is slow: what more it gets is copied apart. Each would pin the arena it came in, which
+/// other streams share: thousands of messages of a hundred bytes would hold 64 KiB each.
+const BEHIND: usize = 2;
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) slots: Vec<Slot>,
@@ -126,7 +130,7 @@ impl State {
         feeder
     }
 
-    pub(super) fn deliver(&mut self, id: u64, aux: u32, order: Order, wakers: &mut Vec<Waker>) {
+    pub(super) fn deliver(&mut self, id: u64, aux: u32, mut order: Order, wakers: &mut Vec<Waker>) {
         let Some(slot) = self.slot(id) else {
             self.counters.stale_commands += 1;
             return;
@@ -170,6 +174,10 @@ impl State {
         slot.finished = order.end && (!slot.duplex || slot.ended || deafens || order.command == Command::Reset);
         if slot.finished {
             wakers.extend(slot.feeder.take());
+        }
+        if slot.orders.len() >= BEHIND {
+            order.body = Bytes::copy_from_slice(&order.body);
+            order.head = Bytes::copy_from_slice(&order.head);
         }
         slot.orders.push_back(order);
     }

@@ -121,7 +121,9 @@ impl Drop for UnderWay {
 
 /// Serves one connection until it ends.
 async fn serve(incoming: Incoming, config: Arc<ServerConfig>, mut connection: Connection, under_way: UnderWay) {
-    let Some(quic) = handshake(incoming, config, &connection.member).await else { return };
+    let Some(quic) = handshake(incoming, config, &connection.member, connection.site.limits.handshake_ms).await else {
+        return;
+    };
     drop(under_way);
     connection.facts = facts(&quic);
     connection.announce();
@@ -140,8 +142,14 @@ async fn serve(incoming: Incoming, config: Arc<ServerConfig>, mut connection: Co
     }
 }
 
-async fn handshake(incoming: Incoming, config: Arc<ServerConfig>, member: &Member) -> Option<quinn::Connection> {
+async fn handshake(
+    incoming: Incoming,
+    config: Arc<ServerConfig>,
+    member: &Member,
+    handshake_ms: u32,
+) -> Option<quinn::Connection> {
     let limits = member.connections().clone();
+    member.within(handshake_ms);
     let connecting = incoming.accept_with(config).ok()?;
     let mut connecting = pin!(connecting);
     let mut registered = false;

@@ -127,7 +127,7 @@ impl<'c, S: Transport> Channel<'c, S> {
         }
     }
 
-    /// The host has said what belongs to HTTP, or to another kind of stream.
+    /// The host has said what belongs to HTTP, or to another kind of stream: the end of this one.
     pub(super) fn misused(&mut self, command: Command) -> Result<(), ()> {
         let text = format!("the host sent {command:?} on a stream that has left HTTP; the stream is reset");
         self.site.exchange.announce(Event::Log, 0, self.site.listener, 40, 0, text.as_bytes());

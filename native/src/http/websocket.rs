@@ -233,7 +233,8 @@ impl<S: Transport> WebSocket<'_, S> {
             let used = self.digest(input.bytes_mut(), context);
             input.consume(used);
             self.channel.input = input;
-            if used > 0 {
+            // What was said meanwhile has to go before anything is waited for.
+            if used > 0 || matches!(self.stage, Stage::Over { .. }) {
                 return Ok(true);
             }
         }

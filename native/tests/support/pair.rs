@@ -189,8 +189,26 @@ impl Commands {
         self.add(stream, Command::Data, end, 0, 0, body)
     }
 
+    /// DATA with TEXT and MORE.
+    pub fn message(self, stream: u64, body: &[u8], flags: u8, end: bool) -> Commands {
+        self.data(stream, body, end).flagged(flags)
+    }
+
     pub fn end(self, stream: u64, trailers: &[u8]) -> Commands {
-        self.add(stream, Command::End, true, 0, 0, trailers)
+        self.close(stream, 0, trailers)
+    }
+
+    /// END with a code.
+    pub fn close(self, stream: u64, code: u16, reason: &[u8]) -> Commands {
+        self.add(stream, Command::End, true, code, 0, reason)
+    }
+
+    pub fn upgrade(self, stream: u64, flags: u8, window: u32, fields: &[u8]) -> Commands {
+        self.add(stream, Command::Upgrade, false, 101, window, fields).flagged(flags)
+    }
+
+    pub fn ping(self, stream: u64, payload: &[u8]) -> Commands {
+        self.add(stream, Command::Ping, false, 0, 0, payload)
     }
 
     pub fn reset(self, stream: u64, reason: Reason) -> Commands {
@@ -203,6 +221,13 @@ impl Commands {
 
     pub fn inform(self, stream: u64, status: u16, fields: &[u8]) -> Commands {
         self.add(stream, Command::Inform, false, status, 0, fields)
+    }
+
+    fn flagged(mut self, flags: u8) -> Commands {
+        if let Some(last) = self.records.last_mut() {
+            last.flags |= flags;
+        }
+        self
     }
 
     fn add(mut self, stream: u64, command: Command, end: bool, code: u16, aux: u32, payload: &[u8]) -> Commands {

@@ -198,6 +198,13 @@ pub(super) async fn answer(resolver: RequestResolver<transport::Connection, Byte
     }
     match exchange(&parts, &mut reply, incoming, &shared).await {
         Ok(()) => {}
+        Err(Broken(Reason::Limit)) => {
+            // The body was too large before the host was told of the request.
+            shared.connection.count_refusal(TOO_LARGE);
+            if reply.whole(Plan::refusal(TOO_LARGE)).await.is_err() {
+                reply.reset(Code::H3_REQUEST_CANCELLED);
+            }
+        }
         Err(Broken(Reason::Protocol)) => reply.reset(Code::H3_MESSAGE_ERROR),
         Err(Broken(Reason::Gone)) => {
             shared.count_reset();

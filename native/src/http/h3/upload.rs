@@ -91,6 +91,9 @@ impl Upload {
         if self.declared.is_some_and(|length| self.received > length) {
             return Err(Broken(Reason::Protocol));
         }
+        if self.limit > 0 && self.received > self.limit {
+            return Err(Broken(Reason::Limit));
+        }
         Ok(())
     }
 
@@ -134,12 +137,7 @@ impl Upload {
             };
             let Some(piece) = piece else { return Ok(()) };
             match piece? {
-                Some(data) => {
-                    if self.limit > 0 && self.received > self.limit {
-                        return Err(Broken(Reason::Limit));
-                    }
-                    inlet.push(&data, false);
-                }
+                Some(data) => inlet.push(&data, false),
                 None => {
                     let trailers = self.trailers().await?;
                     inlet.push_end(&trailers);

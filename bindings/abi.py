@@ -10,19 +10,20 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0x2FE055E82306D021
-BATCH_ARENA: Final = 524288
-BATCH_RECORDS: Final = 512
+ABI_HASH: Final = 0x175D59DC9C090EDE
 FLAG_END: Final = 1
 FLAG_EXPECT: Final = 2
+FLAG_LENT: Final = 16
 FLAG_MORE: Final = 8
 FLAG_TEXT: Final = 4
 FLAG_UPGRADE: Final = 4
 MESSAGE_COST: Final = 64
 MODE_UMASK: Final = 4294967295
 
-BATCH_HEADER_FORMAT: Final = "=IIII"
-BATCH_HEADER_SIZE: Final = 16
+BATCH_HEADER_FORMAT: Final = "=QQIIII"
+BATCH_HEADER_SIZE: Final = 32
+LOAN_FORMAT: Final = "=QQQ"
+LOAN_SIZE: Final = 24
 RECORD_FORMAT: Final = "=QQIIBBHI"
 RECORD_SIZE: Final = 32
 
@@ -53,6 +54,7 @@ class Event(IntEnum):
     LOG = 8
     DRAIN = 9
     PONG = 13
+    RETURNED = 14
 
 
 class Protocol(IntEnum):
@@ -97,60 +99,22 @@ class Status(IntEnum):
 
 
 class BatchHeader(ctypes.Structure):
-    """How much of the batch is filled."""
+    """Where the contents of a batch lie."""
 
     records: int
     arena: int
+    count: int
+    length: int
     watched: int
     reserved: int
 
     _fields_ = (
-        ("records", ctypes.c_uint32),
-        ("arena", ctypes.c_uint32),
+        ("records", ctypes.c_uint64),
+        ("arena", ctypes.c_uint64),
+        ("count", ctypes.c_uint32),
+        ("length", ctypes.c_uint32),
         ("watched", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
-    )
-
-
-class Record(ctypes.Structure):
-    """One event or one command."""
-
-    stream: int
-    parent: int
-    offset: int
-    length: int
-    kind: int
-    flags: int
-    code: int
-    aux: int
-
-    _fields_ = (
-        ("stream", ctypes.c_uint64),
-        ("parent", ctypes.c_uint64),
-        ("offset", ctypes.c_uint32),
-        ("length", ctypes.c_uint32),
-        ("kind", ctypes.c_uint8),
-        ("flags", ctypes.c_uint8),
-        ("code", ctypes.c_uint16),
-        ("aux", ctypes.c_uint32),
-    )
-
-
-class BatchView(ctypes.Structure):
-    """Where a batch's memory lies."""
-
-    header: int | None
-    records: int | None
-    arena: int | None
-    records_capacity: int
-    arena_capacity: int
-
-    _fields_ = (
-        ("header", ctypes.c_void_p),
-        ("records", ctypes.c_void_p),
-        ("arena", ctypes.c_void_p),
-        ("records_capacity", ctypes.c_uint32),
-        ("arena_capacity", ctypes.c_uint32),
     )
 
 
@@ -381,10 +345,51 @@ class ListenOptions(ctypes.Structure):
     )
 
 
+class Loan(ctypes.Structure):
+    """Body bytes the host keeps for us instead of copying them: what the arena holds in their place, for HEAD and DATA with LENT."""
+
+    address: int
+    length: int
+    token: int
+
+    _fields_ = (
+        ("address", ctypes.c_uint64),
+        ("length", ctypes.c_uint64),
+        ("token", ctypes.c_uint64),
+    )
+
+
+class Record(ctypes.Structure):
+    """One event or one command."""
+
+    stream: int
+    parent: int
+    offset: int
+    length: int
+    kind: int
+    flags: int
+    code: int
+    aux: int
+
+    _fields_ = (
+        ("stream", ctypes.c_uint64),
+        ("parent", ctypes.c_uint64),
+        ("offset", ctypes.c_uint32),
+        ("length", ctypes.c_uint32),
+        ("kind", ctypes.c_uint8),
+        ("flags", ctypes.c_uint8),
+        ("code", ctypes.c_uint16),
+        ("aux", ctypes.c_uint32),
+    )
+
+
 SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "sn_abi_hash": (ctypes.c_uint64, ()),
     "sn_batch_free": (ctypes.c_int32, (ctypes.c_void_p,)),
-    "sn_batch_new": (ctypes.c_int32, (ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(BatchView))),
+    "sn_batch_new": (
+        ctypes.c_int32,
+        (ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_void_p)),
+    ),
     "sn_bind": (
         ctypes.c_int32,
         (ctypes.c_void_p, ctypes.POINTER(ListenOptions), ctypes.POINTER(ctypes.c_uint64)),

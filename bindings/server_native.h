@@ -12,13 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0x2fe055e82306d021)
-
-// Records one batch holds at most; a fuller queue is taken in several turns.
-#define SN_BATCH_RECORDS 512
-
-// Bytes of payload one batch holds at most.
-#define SN_BATCH_ARENA (512 * 1024)
+#define SN_ABI_HASH UINT64_C(0x175d59dc9c090ede)
 
 // `mode` of a Unix socket that the umask decides.
 #define SN_MODE_UMASK 4294967295
@@ -37,6 +31,9 @@
 
 // DATA of a message stream: more of the same message follows.
 #define SN_FLAG_MORE 8
+
+// HEAD and DATA: the body is not in the arena but where a `sn_loan` there says.
+#define SN_FLAG_LENT 16
 
 // What each DATA of a message stream costs of credit and window besides its payload: empty messages are not free.
 #define SN_MESSAGE_COST 64
@@ -90,9 +87,11 @@ enum sn_command
   : uint8_t
 #endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
  {
-  // Response head. code = status; payload = fields NUL-joined; `aux` bytes of body follow; END when that is all.
+  // Response head. code = status; payload = fields NUL-joined; `aux` bytes of body (LENT: a `sn_loan`) follow; END when
+  // that is all. What is lent with END needs no window: the host has it all already.
   SN_COMMAND_HEAD = 1,
-  // Bytes of body; END when these are the last. Of a message stream: one message, or with MORE a piece of one.
+  // Bytes of body (LENT: a `sn_loan`); END when these are the last. Of a message stream: one message, or with MORE a piece
+  // of one.
   SN_COMMAND_DATA = 2,
   // Our side is complete. payload = trailers, NUL-joined; of a message stream: code = close code (0: none), payload =
   // its reason.
@@ -147,6 +146,8 @@ enum sn_event
   SN_EVENT_DRAIN = 9,
   // The peer answered a PING. payload = what the ping carried.
   SN_EVENT_PONG = 13,
+  // Loans that nobody reads any more. stream = 0; payload = their tokens, 8 bytes each.
+  SN_EVENT_RETURNED = 14,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -210,60 +211,28 @@ typedef uint16_t sn_reason;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
-// Preallocated room for events. Fixed size, so the host maps it once.
+// One host thread's hold on events.
 typedef struct sn_batch sn_batch;
 
 // A running core. Opaque; shareable between threads except where an export says otherwise.
 typedef struct sn_runtime sn_runtime;
 
-// How much of the batch is filled. Read by the host straight from memory, so that no call returns more than a status.
+// Where the contents of a batch lie. Read by the host straight from memory, so that no call returns more than a status; it is
+// always at the address that `sn_batch_new` has told, and good until the next `sn_next` on this batch.
 typedef struct sn_batch_header {
-  // Records filled.
-  uint32_t records;
-  // Bytes of arena filled.
-  uint32_t arena;
+  // Address of the records; 0 when there are none. 64 bits everywhere, so that the header has one layout.
+  uint64_t records;
+  // Address of their payloads; 0 when there are none.
+  uint64_t arena;
+  // How many records.
+  uint32_t count;
+  // How many bytes of payload.
+  uint32_t length;
   // 1 when the watched descriptor became readable.
   uint32_t watched;
   // Reserved, 0.
   uint32_t reserved;
 } sn_batch_header;
-
-// One event or one command. Payloads lie in the arena that travels with the records.
-//
-// `payload = arena[offset..offset + length]`; OPEN and HEAD are followed by `aux` bytes of body.
-typedef struct sn_record {
-  // The stream this is about; 0 is the runtime itself. Ids are never reused.
-  uint64_t stream;
-  // What the stream belongs to: listener of a connection, connection of an HTTP exchange, session of a call.
-  uint64_t parent;
-  // Where the payload starts in the arena.
-  uint32_t offset;
-  // Bytes of payload.
-  uint32_t length;
-  // An `sn_event` or a `sn_command`.
-  uint8_t kind;
-  // `END`, `EXPECT`, and the protocol in the high nibble of OPEN.
-  uint8_t flags;
-  // Per kind: status code, `sn_reason`, log level, length of the request line.
-  uint16_t code;
-  // Per kind: bytes of body after the head, bytes of credit, milliseconds.
-  uint32_t aux;
-} sn_record;
-
-// Where a batch's memory lies. The addresses stay the same for the batch's life; the contents change with each
-// `sn_next` on it.
-typedef struct sn_batch_view {
-  // How much is filled.
-  const struct sn_batch_header *header;
-  // The records.
-  const struct sn_record *records;
-  // The payloads.
-  const uint8_t *arena;
-  // Room for records.
-  uint32_t records_capacity;
-  // Room for payload bytes.
-  uint32_t arena_capacity;
-} sn_batch_view;
 
 // How often each limit was applied since the start.
 typedef struct sn_limit_counts {
@@ -472,6 +441,40 @@ typedef struct sn_listen_options {
   struct sn_limits limits;
 } sn_listen_options;
 
+// Body bytes the host keeps for us instead of copying them: what the arena holds in their place, for HEAD and DATA with LENT.
+//
+// The memory must neither change nor go before RETURNED names the token, or `sn_free` has returned.
+typedef struct sn_loan {
+  // Where the first byte is.
+  uint64_t address;
+  // How many there are; never 0.
+  uint64_t length;
+  // What the host knows the loan by.
+  uint64_t token;
+} sn_loan;
+
+// One event or one command. Payloads lie in the arena that travels with the records.
+//
+// `payload = arena[offset..offset + length]`; OPEN and HEAD are followed by `aux` bytes of body.
+typedef struct sn_record {
+  // The stream this is about; 0 is the runtime itself. Ids are never reused.
+  uint64_t stream;
+  // What the stream belongs to: listener of a connection, connection of an HTTP exchange, session of a call.
+  uint64_t parent;
+  // Where the payload starts in the arena.
+  uint32_t offset;
+  // Bytes of payload.
+  uint32_t length;
+  // An `sn_event` or a `sn_command`.
+  uint8_t kind;
+  // `END`, `EXPECT`, and the protocol in the high nibble of OPEN.
+  uint8_t flags;
+  // Per kind: status code, `sn_reason`, log level, length of the request line.
+  uint16_t code;
+  // Per kind: bytes of body after the head, bytes of credit, milliseconds.
+  uint32_t aux;
+} sn_record;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -510,11 +513,11 @@ sn_status sn_stop(const struct sn_runtime *runtime, uint32_t grace_ms);
 // `runtime` is null or live, and not used afterwards.
 sn_status sn_free(struct sn_runtime *runtime);
 
-// Allocates a batch and says where its memory lies. One thread at a time may use a batch.
+// Makes an empty batch and says where its header lies. One thread at a time may use a batch.
 //
 // # Safety
 // Pointers are null or writable.
-sn_status sn_batch_new(struct sn_batch **out_batch, struct sn_batch_view *out_view);
+sn_status sn_batch_new(struct sn_batch **out_batch, const struct sn_batch_header **out_header);
 
 // Frees a batch. Null is fine.
 //
@@ -532,12 +535,13 @@ sn_status sn_next(const struct sn_runtime *runtime,
                   struct sn_batch *batch,
                   int64_t timeout_us);
 
-// Hands over commands; copied before it returns, never blocks, so it may be called with an interpreter lock held. Nothing is
+// Hands over commands; copied before it returns but for what they lend, never blocks, so it may be called with an interpreter lock held. Nothing is
 // taken when a record is wrong, and BUSY is answered when far more waits than any window allows. Commands for streams that
 // are over are counted, not refused.
 //
 // # Safety
-// `records` has `count` records and `arena` has `arena_length` bytes, unless null.
+// `records` has `count` records and `arena` has `arena_length` bytes, unless null. What a record with LENT points to is there,
+// and does not change, until RETURNED names its token or `sn_free` has returned.
 sn_status sn_submit(const struct sn_runtime *runtime,
                     const uint8_t *records,
                     size_t count,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from ._ffi import Event, Reason, Runtime, Status, unpack_records
+from ._ffi import Batch, Event, Reason, Runtime, Status, unpack_records
 from ._outbox import Outbox
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ log = logging.getLogger("server_native")
 _ACCEPT, _OPEN, _DATA, _END = int(Event.ACCEPT), int(Event.OPEN), int(Event.DATA), int(Event.END)
 _RESET, _WRITABLE, _CLOSED = int(Event.RESET), int(Event.WRITABLE), int(Event.CLOSED)
 _LOG, _DRAIN, _PONG = int(Event.LOG), int(Event.DRAIN), int(Event.PONG)
+_RETURNED = int(Event.RETURNED)
 _GONE = int(Status.CLOSED)
 
 #: Seconds handlers of one batch may take before what they answered is sent and the sockets are looked after.
@@ -129,7 +130,7 @@ class Pump:
         #: coming.
         self.notice = math.inf
         self._peers: dict[int, Peer] = {}
-        self._backlog: deque[tuple[bytes, bytes]] = deque()
+        self._backlog: deque[Batch] = deque()
         self._due = 0.0
 
     def turn(self, timeout: float | None) -> None:
@@ -139,7 +140,9 @@ class Pump:
         self._poll(timeout)
         self._due = monotonic() + _HOLD
         while self._backlog:
-            self._handle(*self._backlog.popleft())
+            batch = self._backlog.popleft()
+            self._handle(batch.records, batch.arena)
+            self.runtime.done(batch)
         for _ in range(len(self.ready)):
             self.ready.popleft()()
 
@@ -172,21 +175,27 @@ class Pump:
     def _poll(self, timeout: float | None) -> None:
         runtime = self.runtime
         self.outbox.flush()
-        if runtime.next(timeout) == _GONE:
+        status, batch = runtime.next(timeout)
+        if status == _GONE:
             self.closed = True
         self.watched |= runtime.watched
-        if runtime.records:
-            self._backlog.append((runtime.records, runtime.arena))
+        if batch is not None:
+            self._backlog.append(batch)
 
-    def _handle(self, records: bytes, arena: bytes) -> None:
+    def _handle(self, records: bytes | memoryview, arena: bytes | memoryview) -> None:
         peers = self._peers
         for stream, parent, offset, length, kind, flags, code, aux in unpack_records(records):
             if kind == _OPEN:
                 peer = peers[parent]
-                end = offset + length
-                peer.site.opened(stream, peer, flags, arena, offset, offset + code, end, end + aux)
+                whole, begin, end = arena, offset, offset + length
+                if type(whole) is not bytes:
+                    whole, begin, end = bytes(whole[offset : end + aux]), 0, length
+                peer.site.opened(stream, peer, flags, whole, begin, begin + code, end, end + aux)
             else:
-                self._other(stream, parent, kind, flags, code, aux, arena[offset : offset + length])
+                payload = arena[offset : offset + length]
+                if type(payload) is not bytes:
+                    payload = bytes(payload)
+                self._other(stream, parent, kind, flags, code, aux, payload)
 
     def _other(
         self, stream: int, parent: int, kind: int, flags: int, code: int, aux: int, payload: bytes
@@ -195,6 +204,8 @@ class Pump:
             self._peers[stream] = Peer(payload, self.sites[parent], self)
         elif kind == _CLOSED:
             self._peers.pop(stream, None)
+        elif kind == _RETURNED:
+            self.runtime.returned(payload)
         elif kind == _LOG:
             log.log(code, "%s", payload.decode("utf-8", "replace"))
         elif kind == _DRAIN:

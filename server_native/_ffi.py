@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import itertools
 import os
 import struct
+import sys
 import threading
 import warnings
 import weakref
@@ -20,6 +22,7 @@ from ._bindings import abi
 from ._bindings.abi import (
     FLAG_END,
     FLAG_EXPECT,
+    FLAG_LENT,
     FLAG_MORE,
     FLAG_TEXT,
     FLAG_UPGRADE,
@@ -44,11 +47,13 @@ from .errors import (
 __all__ = [
     "FLAG_END",
     "FLAG_EXPECT",
+    "FLAG_LENT",
     "FLAG_MORE",
     "FLAG_TEXT",
     "FLAG_UPGRADE",
     "MESSAGE_COST",
     "RECORD_SIZE",
+    "Batch",
     "Command",
     "Event",
     "Protocol",
@@ -64,6 +69,15 @@ _record = struct.Struct(abi.RECORD_FORMAT)
 pack_record = _record.pack
 unpack_records = _record.iter_unpack
 _header = struct.Struct(abi.BATCH_HEADER_FORMAT)
+_pack_loan = struct.Struct(abi.LOAN_FORMAT).pack
+#: In CPython the bytes of an object begin here behind its ``id``: 0.1 us where asking ``ctypes`` each time takes 1.
+_BYTES_FROM = bytes.__basicsize__ - 1
+
+#: Payloads of a batch up to this size are copied at once, and a slice of the copy is cheaper than one of native memory.
+#: Larger ones are copied piece by piece: a copy of the whole would only push them out of the cache.
+_AT_ONCE = 32 * 1024
+#: Pieces of native memory remembered by a batch.
+_VIEWS = 16
 
 _OK = int(Status.OK)
 #: `clients` of sn_tls_options.
@@ -118,45 +132,111 @@ def _check(library: Any, status: int) -> int:
     raise from_status(status, buffer.raw[: min(length, len(buffer))].decode("utf-8", "replace"))
 
 
-class Runtime:
-    """One native runtime with its batch: a mapping of the C ABI, no policy.
+class Batch:
+    """Native memory that one ``sn_next`` fills.
 
-    After :meth:`next` the batch is in :attr:`records` and :attr:`arena` (both ``bytes``, copied once) and
-    :attr:`watched`.
+    What was taken is valid until the batch is given back with :meth:`Runtime.done`.
     """
+
+    __slots__ = ("_handle", "_header", "_views", "arena", "records")
+
+    def __init__(self, library: Any) -> None:
+        handle, header = ctypes.c_void_p(), ctypes.c_void_p()
+        _check(library, library.sn_batch_new(ctypes.byref(handle), ctypes.byref(header)))
+        self._handle = handle
+        self._header = _memory(header.value or 0, _header.size)
+        # By address: two or three pieces of memory take turns.
+        self._views: dict[int, memoryview] = {}
+        self.records: memoryview | bytes = b""
+        #: Payloads: ``bytes`` of a small batch, otherwise the native memory itself.
+        self.arena: memoryview | bytes = b""
+
+    def _take(self) -> bool:
+        """Looks at what came; whether the watched descriptor became readable."""
+        records, arena, count, length, watched, _ = _header.unpack_from(self._header)
+        self.records = self._view(records, count * RECORD_SIZE) if count else b""
+        self.arena = self._view(arena, length) if length else b""
+        if length <= _AT_ONCE:
+            self.arena = bytes(self.arena)
+        return bool(watched)
+
+    def _view(self, address: int, size: int) -> memoryview:
+        view = self._views.get(address)
+        if view is None or len(view) < size:
+            if len(self._views) >= _VIEWS:
+                self._views.clear()
+            # Room beyond what is there now is looked at only when native code says that it is filled.
+            view = self._views[address] = _memory(address, max(size, _AT_ONCE))
+        return view[:size]
+
+    def _free(self, library: Any) -> None:
+        # Not released: an exception on its way may hold the iterator over one of them. Nobody looks at them any more.
+        self.records = self.arena = b""
+        library.sn_batch_free(self._handle)
+
+
+class Runtime:
+    """One native runtime with its batches: a mapping of the C ABI, no policy."""
 
     def __init__(self, io_threads: int) -> None:
         self._blocking, self._short = _load()
         runtime = ctypes.c_void_p()
         _check(self._blocking, self._blocking.sn_start(io_threads, ctypes.byref(runtime)))
         self._handle: ctypes.c_void_p | None = runtime
-        batch, view = ctypes.c_void_p(), abi.BatchView()
-        _check(self._blocking, self._blocking.sn_batch_new(ctypes.byref(batch), ctypes.byref(view)))
-        self._batch = batch
-        self._header_memory = _memory(view.header or 0, _header.size)
-        self._records_memory = _memory(view.records or 0, view.records_capacity * RECORD_SIZE)
-        self._arena_memory = _memory(view.arena or 0, view.arena_capacity)
-        self.records = b""
-        self.arena = b""
+        self._batches = [Batch(self._blocking)]
+        self._idle = list(self._batches)
+        #: Whether the descriptor of :meth:`watch` became readable.
         self.watched = False
+        # What is lent, by token; the object keeps the bytes where they are.
+        self._lent: dict[int, object] = {}
+        self._tokens = itertools.count(1)
         # Reentrant: a signal's handler may reload while this thread does.
         self._reading = threading.RLock()
         _runtimes.add(self)
 
-    def next(self, timeout: float | None) -> int:
+    def next(self, timeout: float | None) -> tuple[int, Batch | None]:
         """Takes a batch; blocks up to ``timeout`` seconds (``None``: without end) with the GIL released.
 
-        Answers an outcome of ``abi.Status``: OK, TIMEOUT, CLOSED or WOKEN.
+        Answers an outcome of ``abi.Status`` (OK, TIMEOUT, CLOSED or WOKEN), and the batch when there are events in it,
+        which goes back by :meth:`done`.
         """
         microseconds = -1 if timeout is None else int(timeout * 1e6) if timeout > 0 else 0
-        status: int = self._blocking.sn_next(self._live(), self._batch, microseconds)
+        runtime = self._live()
+        try:
+            batch = self._idle.pop()
+        except IndexError:
+            # The others are still being handled.
+            batch = Batch(self._blocking)
+            self._batches.append(batch)
+        status: int = self._blocking.sn_next(runtime, batch._handle, microseconds)
         if status >= _FIRST_FAULT:
+            self._idle.append(batch)
             _check(self._blocking, status)
-        count, used, watched, _ = _header.unpack_from(self._header_memory)
-        self.records = self._records_memory[: count * RECORD_SIZE].tobytes()
-        self.arena = self._arena_memory[:used].tobytes()
-        self.watched = watched != 0
-        return status
+        self.watched = batch._take()
+        if not batch.records:
+            self._idle.append(batch)
+            return status, None
+        return status, batch
+
+    def done(self, batch: Batch) -> None:
+        """The batch was handled: its memory is filled again."""
+        self._idle.append(batch)
+
+    def lend(self, data: bytes) -> bytes:
+        """Keeps ``data`` for native code to read where it lies; answers what the arena says of it. From any thread."""
+        token = next(self._tokens)
+        if _DIRECT:
+            self._lent[token] = data
+            return _pack_loan(id(data) + _BYTES_FROM, len(data), token)
+        pointer = ctypes.c_char_p(data)
+        self._lent[token] = pointer
+        return _pack_loan(_address(pointer), len(data), token)
+
+    def returned(self, tokens: bytes) -> None:
+        """Nobody reads these any more."""
+        lent = self._lent
+        for token in memoryview(tokens).cast("Q"):
+            del lent[token]
 
     def submit(self, records: bytes, count: int, arena: bytes, length: int) -> None:
         """Hands over packed commands; never blocks. From any thread."""
@@ -284,10 +364,10 @@ class Runtime:
         if handle is None:
             return
         _runtimes.discard(self)
-        for memory in (self._header_memory, self._records_memory, self._arena_memory):
-            memory.release()
         self._blocking.sn_free(handle)
-        self._blocking.sn_batch_free(self._batch)
+        self._lent.clear()
+        for batch in self._batches:
+            batch._free(self._blocking)
 
     def _live(self) -> ctypes.c_void_p:
         handle = self._handle
@@ -309,12 +389,32 @@ class Runtime:
                 source=self,
                 stacklevel=1,
             )
+            _keep(self._lent)
 
 
 class _Forked(ctypes.c_void_p):
     """Takes the handle's place in a forked child: the native threads are not there."""
 
     parent = 0
+
+
+def _address(pointer: ctypes.c_char_p) -> int:
+    return ctypes.cast(pointer, ctypes.c_void_p).value or 0
+
+
+def _is_direct() -> bool:
+    """Whether bytes lie where :data:`_BYTES_FROM` says. On PyPy objects move: there ctypes lends a copy."""
+    probe = b"where is this?"
+    return _address(ctypes.c_char_p(probe)) == id(probe) + _BYTES_FROM
+
+
+_DIRECT = sys.implementation.name == "cpython" and _is_direct()
+
+
+def _keep(lent: dict[int, object]) -> None:
+    """Native threads go on until the process ends, and may read what is lent: it must outlive the interpreter."""
+    if hasattr(ctypes, "pythonapi"):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(lent))
 
 
 def _memory(address: int, size: int) -> memoryview:
@@ -345,6 +445,7 @@ def _at_exit() -> None:
         if runtime._handle is not None and type(runtime._handle) is not _Forked:
             runtime._short.sn_stop(runtime._handle, 0)
             runtime._handle = None
+            _keep(runtime._lent)
 
 
 if hasattr(os, "register_at_fork"):

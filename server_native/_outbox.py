@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ._ffi import FLAG_END, Command, Reason, Runtime, pack_record
+from ._ffi import FLAG_END, FLAG_LENT, Command, Reason, Runtime, pack_record
 from .errors import RuntimeBusyError
 
 __all__ = ["CHUNK", "Outbox"]
 
+#: Bytes from this size on are lent, not copied: two copies of them would cost more than the loan.
+_LENT_FROM = 8 * 1024
 #: Longest DATA: pieces of this size keep a window's worth in flight.
 CHUNK = 64 * 1024
 
@@ -32,11 +34,14 @@ class Outbox:
 
     def head(self, stream: int, status: int, fields: bytes, body: bytes, end: bool) -> None:
         """Response head with the beginning, or with ``end`` all, of the body."""
-        length, size = len(fields), len(body)
+        length, size, flags = len(fields), len(body), int(end)
+        if size >= _LENT_FROM:
+            body = self._runtime.lend(body)
+            size, flags = len(body), end | FLAG_LENT
         records = self._records
         if not records and self._on_first is not None:
             self._on_first()
-        records.append(pack_record(stream, 0, self._size, length, _HEAD, end, status, size))
+        records.append(pack_record(stream, 0, self._size, length, _HEAD, flags, status, size))
         self._arena.append(fields)
         self._arena.append(body)
         self._size += length + size
@@ -44,11 +49,21 @@ class Outbox:
     def data(self, stream: int, chunk: bytes) -> None:
         """Body bytes; nothing for an empty chunk."""
         if chunk:
-            self._add(stream, _DATA, 0, 0, chunk)
+            self.message(stream, chunk, 0)
 
     def message(self, stream: int, piece: bytes, flags: int) -> None:
         """A message or a piece of one, which may be empty."""
-        self._add(stream, _DATA, flags, 0, piece)
+        size = len(piece)
+        if size >= _LENT_FROM:
+            piece = self._runtime.lend(piece)
+            size = len(piece)
+            flags |= FLAG_LENT
+        records = self._records
+        if not records and self._on_first is not None:
+            self._on_first()
+        records.append(pack_record(stream, 0, self._size, size, _DATA, flags, 0, 0))
+        self._arena.append(piece)
+        self._size += size
 
     def end(self, stream: int, trailers: bytes = b"", code: int = 0) -> None:
         """The response is complete; of a message stream: the close code and its reason."""

@@ -167,16 +167,13 @@ class HandlerSite:
                 log.error(_NOT_HERE, request)
                 outbox.head(request.stream, 500, FAILED.fields, FAILED.payload, True)
                 return
-            outbox.head(request.stream, response.status, response.fields, *_opening(response, flow))
-            outbox.flush()
-            if source is None:
-                if len(response.payload) > self._window:
-                    flow.write(response.payload[CHUNK:])
-            else:
+            stream, whole = request.stream, source is None
+            outbox.head(stream, response.status, response.fields, response.payload, whole)
+            if source is not None:
+                outbox.flush()
                 for chunk in source:
                     flow.write(chunk)
-            if source is not None or len(response.payload) > self._window:
-                outbox.end(request.stream, encode_trailers(response.trailers))
+                outbox.end(stream, encode_trailers(response.trailers))
         except (ClientDisconnected, StoppingError):
             # Nobody is there to answer.
             close_source(locals().get("source"))
@@ -269,9 +266,8 @@ class InlineSite(HandlerSite):
         except BaseException as error:  # noqa: BLE001 - kept in `raised`, raised again by the server
             self._exits(error)
             response = FAILED
-        payload = response.payload
-        if response.source is None and len(payload) <= self._window:
-            pump.outbox.head(stream, response.status, response.fields, payload, True)
+        if response.source is None:
+            pump.outbox.head(stream, response.status, response.fields, response.payload, True)
         else:
             self._begin(request, response)
         pump.rest()
@@ -280,17 +276,16 @@ class InlineSite(HandlerSite):
         pump, stream = self._pump, request.stream
         response = framed(request, response)
         source = response.source
+        if source is None:
+            pump.outbox.head(stream, response.status, response.fields, b"", True)
+            return
         if isinstance(source, AsyncIterable):
             log.error(_NOT_HERE, request)
             pump.outbox.head(stream, 500, FAILED.fields, FAILED.payload, True)
             return
-        if source is None and len(response.payload) <= self._window:
-            pump.outbox.head(stream, response.status, response.fields, response.payload, True)
-            return
         flow = Outflow(stream, pump.outbox, self._window)
         pump.outbox.head(stream, response.status, response.fields, b"", False)
-        chunks = iter((response.payload,)) if source is None else iter(source)
-        pulled = _Pulled(pump, request, flow, chunks, response.trailers)
+        pulled = _Pulled(pump, request, flow, iter(source), response.trailers)
         pump.streams[stream] = pulled
         pump.ready.append(pulled.pull)
 
@@ -382,6 +377,12 @@ class _Pulled(_Sink):
                         self._pump.streams.pop(stream, None)
                         flow.outbox.end(stream, encode_trailers(self._trailers))
                         return
+                    if type(chunk) is bytes and len(chunk) <= min(flow.window, CHUNK):
+                        flow.put(chunk)
+                        if monotonic() >= until:
+                            self._queue()
+                            return
+                        continue
                     self._left = memoryview(chunk)
                 piece = self._left[: min(len(self._left), flow.window, CHUNK)]
                 self._left = self._left[len(piece) :]
@@ -414,25 +415,11 @@ class _Pulled(_Sink):
 
 
 def framed(request: NativeDirectRequest, response: NativeDirectResponse) -> NativeDirectResponse:
-    """A response not sent in one piece: without a source where no body may follow, with its length where known."""
-    source, fields, payload = response.source, response.fields, response.payload
-    if source is None and b"content-length" not in fields.split(b"\0")[::2]:
-        fields += b"%scontent-length\0%d" % (b"\0" if fields else b"", len(payload))
-    if request.method == "HEAD" or response.status in _BODILESS:
-        close_source(source)
-        source, payload = None, b""
-    return NativeDirectResponse(response.status, fields, payload, source, response.trailers)
-
-
-def _opening(response: NativeDirectResponse, flow: Outflow) -> tuple[bytes, bool]:
-    """What of the body goes with the head, and whether that is all."""
-    if response.source is not None:
-        return b"", False
-    if len(response.payload) <= flow.window:
-        return response.payload, True
-    first = response.payload[:CHUNK]
-    flow.window -= len(first)
-    return first, False
+    """Without a source where no body may follow: nobody would pull it."""
+    if response.source is not None and (request.method == "HEAD" or response.status in _BODILESS):
+        close_source(response.source)
+        return NativeDirectResponse(response.status, response.fields, b"", None, response.trailers)
+    return response
 
 
 def refused(request: NativeDirectRequest, error: HandshakeError) -> NativeDirectResponse:

@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ._ffi import Reason
+from ._outbox import CHUNK
 from .errors import ClientDisconnected
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ __all__ = [
     "ThreadOutflow",
     "disconnected",
 ]
+
+#: Bytes one source sends before others have a turn: as many as stay in a core's cache with their copies.
+_TURN = 128 * 1024
 
 _WHY = {
     Reason.GONE: "the client is gone",
@@ -231,6 +235,22 @@ class LoopOutflow(Outflow):
     _waiter: asyncio.Future[None] | None = None
     _since_yield = 0
 
+    def offer(self, data: bytes) -> bool:
+        """Sends ``data`` if nothing has to be waited for; false when it is :meth:`write`'s, which costs a coroutine."""
+        size = len(data)
+        since = self._since_yield + size
+        if (
+            type(data) is not bytes
+            or not 0 < size <= self.window
+            or since >= _TURN
+            or self.failure is not None
+        ):
+            return False
+        self._since_yield = since
+        self.window -= size
+        self.outbox.message(self.stream, data, 0)
+        return True
+
     async def write(self, data: bytes) -> None:
         """Sends ``data``, waiting for the client as needed. Raises :class:`ClientDisconnected`."""
         view = memoryview(data)
@@ -240,11 +260,11 @@ class LoopOutflow(Outflow):
             if self.window <= 0:
                 await self._wait()
                 continue
-            piece = view[: min(len(view), self.window, 64 * 1024)]
+            piece = view[: min(len(view), self.window, CHUNK)]
             view = view[len(piece) :]
-            self.put(bytes(piece))
+            self.put(data if len(piece) == len(data) and type(data) is bytes else bytes(piece))
             self._since_yield += len(piece)
-            if self._since_yield >= self.window:
+            if self._since_yield >= _TURN:
                 # A source that never waits must not keep the loop, nor what it has written, to itself.
                 self._since_yield = 0
                 await asyncio.sleep(0)
@@ -289,9 +309,9 @@ class ThreadOutflow(Outflow):
                     self._condition.wait()
                 if self.failure is not None:
                     raise self.failure
-                piece = view[: min(len(view), self.window, 64 * 1024)]
+                piece = view[: min(len(view), self.window, CHUNK)]
                 view = view[len(piece) :]
-                self.put(bytes(piece))
+                self.put(data if len(piece) == len(data) and type(data) is bytes else bytes(piece))
                 self.outbox.flush()
 
     def _notify(self) -> None:

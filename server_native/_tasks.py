@@ -154,10 +154,9 @@ class TaskSite(HandlerSite):
         if request._left is not None:
             self._over(request, 1011)
             return
-        payload = response.payload
-        if response.source is None and len(payload) <= self._window:
+        if response.source is None:
             if pump.streams.pop(stream, None) is not None:
-                pump.outbox.head(stream, response.status, response.fields, payload, True)
+                pump.outbox.head(stream, response.status, response.fields, response.payload, True)
         elif stream in pump.streams:
             await self._stream(request, response)
 
@@ -205,21 +204,19 @@ class TaskSite(HandlerSite):
         source = response.source
         response = framed(request, response)
         try:
-            if response.source is None and len(response.payload) <= self._window:
+            if response.source is None:
                 if pump.streams.pop(stream, None) is not None:
-                    pump.outbox.head(
-                        stream, response.status, response.fields, response.payload, True
-                    )
+                    pump.outbox.head(stream, response.status, response.fields, b"", True)
                 return
             pump.outbox.head(stream, response.status, response.fields, b"", False)
-            if source is None:
-                await flow.write(response.payload)
-            elif isinstance(source, AsyncIterable):
+            if isinstance(source, AsyncIterable):
                 async for chunk in source:
-                    await flow.write(chunk)
-            else:
+                    if not flow.offer(chunk):
+                        await flow.write(chunk)
+            elif source is not None:
                 for chunk in source:
-                    await flow.write(chunk)
+                    if not flow.offer(chunk):
+                        await flow.write(chunk)
             trailers = encode_trailers(response.trailers)
             if pump.streams.pop(stream, None) is not None:
                 pump.outbox.end(stream, trailers)

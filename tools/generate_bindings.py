@@ -39,7 +39,7 @@ CBINDGEN_VERSION = "0.29.4"
 WIDTH = 100
 """Line length of the written Python; the same as ruff's in pyproject.toml."""
 
-PACKED = ("sn_record", "sn_batch_header")
+PACKED = ("sn_record", "sn_batch_header", "sn_loan")
 """Structs that the host packs and unpacks itself, so they get a `struct` format."""
 
 

@@ -1,58 +1,108 @@
-//! The memory one `sn_next` fills: records and one arena, at addresses that stay the same for the batch's life.
+//! What one `sn_next` takes: the records and the arena that were being filled, as they are. Nothing is copied: an empty queue
+//! takes the place of the full one, so their memory goes round between the exchange and the host's batches.
 
-use crate::record::Record;
+use crate::record::{Event, Record};
 
-/// Records one batch holds at most; a fuller queue is taken in several turns.
-pub const BATCH_RECORDS: usize = 512;
-/// Bytes of payload one batch holds at most.
-pub const BATCH_ARENA: usize = 512 * 1024;
+/// What a queue keeps of its memory when it is emptied; a burst must not keep its peak for ever.
+const KEPT_ARENA: usize = 512 * 1024;
+const KEPT_RECORDS: usize = 4096;
 
-/// How much of the batch is filled. Read by the host straight from memory, so that no call returns more than a status.
+/// Where the contents of a batch lie. Read by the host straight from memory, so that no call returns more than a status; it is
+/// always at the address that `sn_batch_new` has told, and good until the next `sn_next` on this batch.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct BatchHeader {
-    /// Records filled.
-    pub records: u32,
-    /// Bytes of arena filled.
-    pub arena: u32,
+    /// Address of the records; 0 when there are none. 64 bits everywhere, so that the header has one layout.
+    pub records: u64,
+    /// Address of their payloads; 0 when there are none.
+    pub arena: u64,
+    /// How many records.
+    pub count: u32,
+    /// How many bytes of payload.
+    pub length: u32,
     /// 1 when the watched descriptor became readable.
     pub watched: u32,
     /// Reserved, 0.
     pub reserved: u32,
 }
 
-/// Preallocated room for events. Fixed size, so the host maps it once.
-#[derive(Debug)]
-pub struct Batch {
-    pub(crate) header: Box<BatchHeader>,
-    pub(crate) records: Box<[Record]>,
-    pub(crate) arena: Box<[u8]>,
+/// Events in order, with their payloads.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) records: Vec<Record>,
+    pub(crate) arena: Vec<u8>,
 }
 
-impl Default for Batch {
-    fn default() -> Self {
-        Batch {
-            header: Box::default(),
-            records: vec![Record::default(); BATCH_RECORDS].into_boxed_slice(),
-            arena: vec![0; BATCH_ARENA].into_boxed_slice(),
+/// One host thread's hold on events.
+#[derive(Debug, Default)]
+pub struct Batch {
+    queue: Queue,
+    /// Whether the watched descriptor became readable.
+    pub(crate) watched: bool,
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, mut record: Record, payload: &[u8]) {
+        record.offset = self.arena.len() as u32;
+        record.length = payload.len() as u32;
+        self.arena.extend_from_slice(payload);
+        self.records.push(record);
+    }
+
+    /// Adds bytes to the last record, if it is DATA of the same stream.
+    pub(crate) fn grow(&mut self, id: u64, flags: u8, payload: &[u8]) -> bool {
+        let Some(last) = self.records.last_mut() else { return false };
+        if last.kind != Event::Data as u8 || last.stream != id || last.flags != 0 {
+            return false;
         }
+        last.flags = flags;
+        last.length += payload.len() as u32;
+        self.arena.extend_from_slice(payload);
+        true
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.arena.clear();
+        self.records.shrink_to(KEPT_RECORDS);
+        self.arena.shrink_to(KEPT_ARENA);
     }
 }
 
 impl Batch {
+    /// Empties the batch.
+    pub(crate) fn clear(&mut self) {
+        self.queue.clear();
+        self.watched = false;
+    }
+
+    /// Takes what was filled; what was in the batch before is over.
+    pub(crate) fn swap(&mut self, filled: &mut Queue) {
+        self.queue.clear();
+        std::mem::swap(&mut self.queue, filled);
+    }
+
     /// The records taken last.
     pub fn records(&self) -> &[Record] {
-        &self.records[..self.header.records as usize]
+        &self.queue.records
     }
 
     /// The payload of one record of this batch, body of OPEN included.
     pub fn payload(&self, record: &Record) -> &[u8] {
-        let tail = if record.kind == crate::record::Event::Open as u8 { record.aux } else { 0 };
-        &self.arena[record.offset as usize..(record.offset + record.length + tail) as usize]
+        let tail = if record.kind == Event::Open as u8 { record.aux } else { 0 };
+        &self.queue.arena[record.offset as usize..(record.offset + record.length + tail) as usize]
     }
 
-    /// Where header, records and arena lie.
-    pub fn view(&mut self) -> (*const BatchHeader, *const Record, *const u8) {
-        (&*self.header, self.records.as_ptr(), self.arena.as_ptr())
+    /// Where everything lies until the batch is touched again.
+    pub fn header(&self) -> BatchHeader {
+        let Queue { records, arena } = &self.queue;
+        BatchHeader {
+            records: if records.is_empty() { 0 } else { records.as_ptr() as u64 },
+            arena: if arena.is_empty() { 0 } else { arena.as_ptr() as u64 },
+            count: records.len() as u32,
+            length: arena.len() as u32,
+            watched: u32::from(self.watched),
+            reserved: 0,
+        }
     }
 }

@@ -19,15 +19,18 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 pub use self::stream::{Inlet, Stream};
-use self::table::{State, body_length};
-use crate::batch::{BATCH_ARENA, BATCH_RECORDS, Batch};
+use self::table::{After, State};
+use crate::batch::Batch;
 use crate::error::{Error, Result, Status};
-use crate::record::{Command, Event, FLAG_END, FLAG_MORE, FLAG_TEXT, Protocol, Record};
+use crate::record::{Command, Event, FLAG_END, FLAG_LENT, FLAG_MORE, FLAG_TEXT, Loan, Protocol, Record};
 
 /// Events waiting for the host beyond which producers wait.
 const QUEUE_RECORDS: usize = 4096;
-/// Bytes of payload waiting for the host beyond which producers wait.
-const QUEUE_ARENA: usize = 4 * 1024 * 1024;
+/// Bytes of payload waiting for the host beyond which producers wait. Small enough that what is copied into the queue, out of
+/// it and into the host's own memory stays in a core's cache: 4 MiB made uploads take twice the time.
+const QUEUE_ARENA: usize = 256 * 1024;
+/// Most bytes of head and body one OPEN tells; the limits of heads and inline bodies keep far below.
+const OPEN_BYTES: usize = 512 * 1024;
 /// Bytes of commands not yet applied beyond which `submit` answers BUSY. Only a host that ignores windows gets here.
 const INBOX_BYTES: usize = 256 * 1024 * 1024;
 /// Up to this size one copy of the host's arena is shared by all streams it is for; larger payloads are copied apart,
@@ -45,7 +48,7 @@ pub struct Order {
     pub command: Command,
     /// Nothing follows.
     pub end: bool,
-    /// TEXT and MORE of DATA, TEXT of UPGRADE.
+    /// TEXT and MORE of DATA, TEXT of UPGRADE, LENT of HEAD and DATA.
     pub flags: u8,
     /// Status, reason or close code.
     pub code: u16,
@@ -79,6 +82,14 @@ pub struct Counters {
 pub struct Exchange {
     state: Mutex<State>,
     inbox: Mutex<Inbox>,
+    returns: Mutex<Returns>,
+}
+
+/// Loans on their way back. Under a lock of their own: a flush gives back many, and needs nothing else.
+#[derive(Debug, Default)]
+struct Returns {
+    tokens: Vec<u8>,
+    consumer: Option<Waker>,
 }
 
 #[derive(Debug, Default)]
@@ -115,8 +126,8 @@ impl Exchange {
 
     /// Opens a stream and tells the host. `fill` appends line and fields to the arena and returns the line's length.
     ///
-    /// `None` when every slot is taken, the exchange is closed, or head and body are more than a batch (or a line more than
-    /// its 16 bits of length) can tell.
+    /// `None` when every slot is taken, the exchange is closed, or head and body are more than an OPEN (or a line more than its
+    /// 16 bits of length) can tell.
     pub fn open(
         self: &Arc<Self>,
         opening: Opening<'_>,
@@ -131,8 +142,7 @@ impl Exchange {
         let line = fill(&mut state.filling.arena);
         let length = state.filling.arena.len() - offset;
         state.filling.arena.extend_from_slice(opening.body);
-        // What no batch takes could never be told, and everything behind it would wait for ever.
-        let fits = line <= u16::MAX as usize && length + opening.body.len() <= BATCH_ARENA;
+        let fits = line <= u16::MAX as usize && length + opening.body.len() <= OPEN_BYTES;
         let Some(id) = fits.then(|| state.allot(&opening, waker)).flatten() else {
             state.filling.arena.truncate(offset);
             return None;
@@ -154,7 +164,7 @@ impl Exchange {
     /// Tells the host something about a connection, a listener or the runtime itself (stream 0).
     pub fn announce(&self, event: Event, stream: u64, parent: u64, code: u16, aux: u32, payload: &[u8]) {
         let mut state = self.lock();
-        if event == Event::Log && state.filling.is_full() {
+        if event == Event::Log && state.is_full() {
             state.counters.logs_dropped += 1;
             return;
         }
@@ -166,7 +176,7 @@ impl Exchange {
     /// data.
     pub fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if !state.filling.is_full() || state.closed {
+        if !state.is_full() || state.closed {
             return Poll::Ready(());
         }
         let waker = context.waker();
@@ -178,48 +188,35 @@ impl Exchange {
 
     /// Whether there are events to take.
     pub fn has_events(&self) -> bool {
-        self.lock().has_events()
+        self.lock().has_events() || !self.returns().tokens.is_empty()
     }
 
     /// Ready when there are events to take or the exchange is closed.
     pub fn poll_events(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if state.has_events() || state.closed {
+        let mut returns = self.returns();
+        if state.has_events() || state.closed || !returns.tokens.is_empty() {
             return Poll::Ready(());
         }
-        state.consumer = Some(context.waker().clone());
+        for known in [&mut state.consumer, &mut returns.consumer] {
+            if !known.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+                *known = Some(context.waker().clone());
+            }
+        }
         Poll::Pending
     }
 
-    /// Moves up to a batch of events into `batch`. Takes what is there, never waits for more.
+    /// Moves the events that are there into `batch`; never waits for more.
     pub fn take(&self, batch: &mut Batch) -> Result<usize> {
         let mut state = self.lock();
-        if state.taken == state.taking.records.len() {
-            state.taken = 0;
-            state.taking.clear();
-            let state = &mut *state;
-            std::mem::swap(&mut state.taking, &mut state.filling);
+        let returned = std::mem::take(&mut self.returns().tokens);
+        if !returned.is_empty() {
+            state.filling.push(Record { kind: Event::Returned as u8, ..Record::default() }, &returned);
         }
-        let waiting = &state.taking.records[state.taken..];
-        let base = waiting.first().map_or(0, |record| record.offset);
-        let mut count = 0;
-        let mut end = base;
-        for record in waiting.iter().take(BATCH_RECORDS) {
-            let after = record.offset + record.length + body_length(record);
-            if (after - base) as usize > BATCH_ARENA {
-                break;
-            }
-            batch.records[count] = Record { offset: record.offset - base, ..*record };
-            count += 1;
-            end = after;
-        }
-        let bytes = (end - base) as usize;
-        batch.arena[..bytes].copy_from_slice(&state.taking.arena[base as usize..end as usize]);
-        state.taken += count;
-        batch.header.records = count as u32;
-        batch.header.arena = bytes as u32;
+        batch.swap(&mut state.filling);
+        let count = batch.records().len();
         let closed = state.closed && count == 0;
-        let producers = if state.filling.is_full() { Vec::new() } else { std::mem::take(&mut state.producers) };
+        let producers = std::mem::take(&mut state.producers);
         drop(state);
         producers.into_iter().for_each(Waker::wake);
         if closed { Err(Error::new(Status::Closed, "the runtime has stopped")) } else { Ok(count) }
@@ -227,10 +224,11 @@ impl Exchange {
 
     /// Copies commands into the inbox; they take effect when whoever drives calls [`Exchange::apply`].
     ///
-    /// Nothing is taken when any record is wrong. A command for a stream that is over is no error.
-    pub fn submit(&self, records: &[Record], arena: &[u8]) -> Result<()> {
+    /// Nothing is taken when any record is wrong. A command for a stream that is over is no error. `borrow` makes the bytes of
+    /// a loan, which call [`Exchange::give_back`] when they are dropped; it is called only when all is taken.
+    pub fn submit(&self, records: &[Record], arena: &[u8], borrow: impl Fn(Loan) -> Bytes) -> Result<()> {
         for (index, record) in records.iter().enumerate() {
-            check(record, arena.len()).map_err(|text| Error::invalid(format!("command {index}: {text}")))?;
+            check(record, arena).map_err(|text| Error::invalid(format!("command {index}: {text}")))?;
         }
         let shared = if arena.len() <= SHARED_ARENA { Bytes::copy_from_slice(arena) } else { Bytes::new() };
         let piece = |from: usize, length: usize| match length {
@@ -249,13 +247,18 @@ impl Exchange {
         for record in records {
             let Some(command) = Command::from_number(record.kind) else { continue };
             let (offset, length) = (record.offset as usize, record.length as usize);
+            let lent = record.flags & FLAG_LENT != 0;
+            let body = |from: usize, length: usize| match Loan::read(&arena[from..from + length]) {
+                Some(loan) if lent => borrow(loan),
+                _ => piece(from, length),
+            };
             let (head, body) = match command {
-                Command::Head => (piece(offset, length), piece(offset + length, record.aux as usize)),
-                Command::Data => (Bytes::new(), piece(offset, length)),
+                Command::Head => (piece(offset, length), body(offset + length, record.aux as usize)),
+                Command::Data => (Bytes::new(), body(offset, length)),
                 _ => (piece(offset, length), Bytes::new()),
             };
             let end = record.flags & FLAG_END != 0 || matches!(command, Command::End | Command::Reset);
-            let (flags, code) = (record.flags & (FLAG_TEXT | FLAG_MORE), record.code);
+            let (flags, code) = (record.flags & (FLAG_TEXT | FLAG_MORE | FLAG_LENT), record.code);
             inbox.orders.push((record.stream, record.aux, Order { command, end, flags, code, head, body }));
         }
         let applier = inbox.applier.take();
@@ -264,6 +267,17 @@ impl Exchange {
             waker.wake();
         }
         Ok(())
+    }
+
+    /// Nobody reads the loan any more.
+    pub fn give_back(&self, token: u64) {
+        let mut returns = self.returns();
+        returns.tokens.extend_from_slice(&token.to_ne_bytes());
+        let consumer = returns.consumer.take();
+        drop(returns);
+        if let Some(waker) = consumer {
+            waker.wake();
+        }
     }
 
     /// Hands the inbox to the streams and wakes them. `applier` is woken at the next submit; `None` when nobody drives.
@@ -280,13 +294,14 @@ impl Exchange {
             inbox.bytes = 0;
             std::mem::take(&mut inbox.orders)
         };
-        let mut wakers = Vec::with_capacity(orders.len());
+        let mut after = After::default();
+        after.wakers.reserve(orders.len());
         let mut state = self.lock();
         for (id, aux, order) in orders {
-            state.deliver(id, aux, order, &mut wakers);
+            state.deliver(id, aux, order, &mut after);
         }
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        after.run();
     }
 
     /// Nobody drives from here on: the next submit wakes no one, the next driver applies first thing.
@@ -313,11 +328,9 @@ impl Exchange {
     /// Figures as of now.
     pub fn counters(&self) -> Counters {
         let state = self.lock();
-        let waiting = &state.taking.records[state.taken..];
-        let left = waiting.first().map_or(0, |record| state.taking.arena.len() - record.offset as usize);
         Counters {
-            queued_records: (waiting.len() + state.filling.records.len()) as u64,
-            queued_bytes: (left + state.filling.arena.len()) as u64,
+            queued_records: state.filling.records.len() as u64,
+            queued_bytes: state.filling.arena.len() as u64,
             ..state.counters
         }
     }
@@ -353,9 +366,17 @@ impl Exchange {
         let parent = slot.parent;
         if event == Event::Data {
             slot.credit -= i64::from(payload.len() as u32 + slot.cost());
+            // Bytes have no boundaries: what follows what the host has not taken yet is no event of its own.
+            if !slot.messages && state.filling.grow(id, flags, payload) {
+                return;
+            }
         }
         state.filling.push(Record { stream: id, parent, kind: event as u8, flags, code, ..Record::default() }, payload);
         wake_consumer(state);
+    }
+
+    fn returns(&self) -> MutexGuard<'_, Returns> {
+        self.returns.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -372,14 +393,24 @@ fn wake_consumer(mut state: MutexGuard<'_, State>) {
     }
 }
 
-fn check(record: &Record, arena: usize) -> std::result::Result<(), String> {
+fn check(record: &Record, arena: &[u8]) -> std::result::Result<(), String> {
     let Some(command) = Command::from_number(record.kind) else {
         return Err(format!("kind must be a command (1 to 7, 9), found {}", record.kind));
     };
     let body = if command == Command::Head { record.aux as u64 } else { 0 };
     let end = record.offset as u64 + record.length as u64 + body;
-    if end > arena as u64 {
-        return Err(format!("payload ends at byte {end} of an arena of {arena}"));
+    if end > arena.len() as u64 {
+        return Err(format!("payload ends at byte {end} of an arena of {}", arena.len()));
+    }
+    if record.flags & FLAG_LENT != 0 {
+        let from = record.offset as usize + if command == Command::Head { record.length as usize } else { 0 };
+        let loan = Loan::read(&arena[from..end as usize]);
+        if !matches!(command, Command::Head | Command::Data) {
+            return Err(format!("only HEAD and DATA lend, found the flag LENT on {command:?}"));
+        }
+        if !loan.is_some_and(|loan| loan.address != 0 && (1..=isize::MAX as u64).contains(&loan.length)) {
+            return Err(format!("a loan must be 24 bytes with an address and a length, found {loan:?}"));
+        }
     }
     match command {
         Command::Head if !(200..=999).contains(&record.code) => {

@@ -11,16 +11,17 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
-use crate::batch::{BATCH_ARENA, BATCH_RECORDS, Batch, BatchHeader};
+use crate::batch::{self, BatchHeader};
 use crate::error::{Error, Result, Status};
+use crate::exchange::Exchange;
 use crate::limits::LimitCounts;
 use crate::listen::Bound;
-use crate::record::Record;
+use crate::record::{Loan, Record};
 use crate::runtime;
 use crate::tls::Tls;
 
@@ -50,20 +51,11 @@ pub struct Bytes {
     pub length: usize,
 }
 
-/// Where a batch's memory lies. The addresses stay the same for the batch's life; the contents change with each
-/// `sn_next` on it.
-#[repr(C)]
-pub struct BatchView {
-    /// How much is filled.
-    pub header: *const BatchHeader,
-    /// The records.
-    pub records: *const Record,
-    /// The payloads.
-    pub arena: *const u8,
-    /// Room for records.
-    pub records_capacity: u32,
-    /// Room for payload bytes.
-    pub arena_capacity: u32,
+/// What one `sn_next` takes. Opaque; one thread at a time.
+pub struct Batch {
+    events: batch::Batch,
+    /// Boxed: the host reads it where it lies.
+    header: Box<BatchHeader>,
 }
 
 /// Figures of a runtime as of now.
@@ -175,30 +167,19 @@ pub unsafe extern "C" fn sn_free(runtime: *mut Runtime) -> Status {
     })
 }
 
-/// Allocates a batch and says where its memory lies. One thread at a time may use a batch.
+/// Makes an empty batch and says where its header lies. One thread at a time may use a batch.
 ///
 /// # Safety
 /// Pointers are null or writable.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sn_batch_new(out_batch: *mut *mut Batch, out_view: *mut BatchView) -> Status {
+pub unsafe extern "C" fn sn_batch_new(out_batch: *mut *mut Batch, out_header: *mut *const BatchHeader) -> Status {
     guard(|| {
         // SAFETY: non-null pointers are what the header says.
-        let out = unsafe { borrow_mut(out_batch, "out_batch")? };
-        if out_view.is_null() {
-            return Err(Error::invalid("out_view is null"));
-        }
-        let mut batch = Box::<Batch>::default();
-        let (header, records, arena) = batch.view();
-        let view = BatchView {
-            header,
-            records,
-            arena,
-            records_capacity: BATCH_RECORDS as u32,
-            arena_capacity: BATCH_ARENA as u32,
-        };
-        // SAFETY: non-null and writable; not read, so it may be uninitialised.
-        unsafe { out_view.write(view) };
-        *out = Box::into_raw(batch);
+        let (out, out_header) = unsafe { (borrow_mut(out_batch, "out_batch")?, borrow_mut(out_header, "out_header")?) };
+        let events = batch::Batch::default();
+        let header = Box::new(events.header());
+        *out_header = &raw const *header;
+        *out = Box::into_raw(Box::new(Batch { events, header }));
         Ok(Status::Ok)
     })
 }
@@ -229,16 +210,19 @@ pub unsafe extern "C" fn sn_next(runtime: *const Runtime, batch: *mut Batch, tim
     guard(|| {
         // SAFETY: non-null pointers are what the header says.
         let (runtime, batch) = unsafe { (borrow(runtime, "runtime")?, borrow_mut(batch, "batch")?) };
-        runtime.core.next(batch, u64::try_from(timeout_us).ok().map(Duration::from_micros))
+        let outcome = runtime.core.next(&mut batch.events, u64::try_from(timeout_us).ok().map(Duration::from_micros));
+        *batch.header = batch.events.header();
+        outcome
     })
 }
 
-/// Hands over commands; copied before it returns, never blocks, so it may be called with an interpreter lock held. Nothing is
+/// Hands over commands; copied before it returns but for what they lend, never blocks, so it may be called with an interpreter lock held. Nothing is
 /// taken when a record is wrong, and BUSY is answered when far more waits than any window allows. Commands for streams that
 /// are over are counted, not refused.
 ///
 /// # Safety
-/// `records` has `count` records and `arena` has `arena_length` bytes, unless null.
+/// `records` has `count` records and `arena` has `arena_length` bytes, unless null. What a record with LENT points to is there,
+/// and does not change, until RETURNED names its token or `sn_free` has returned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sn_submit(
     runtime: *const Runtime,
@@ -267,7 +251,9 @@ pub unsafe extern "C" fn sn_submit(
             // SAFETY: 32 bytes, and every bit pattern is a Record; unaligned because hosts pack records into byte strings.
             .map(|record| unsafe { record.as_ptr().cast::<Record>().read_unaligned() })
             .collect();
-        runtime.core.exchange().submit(&records, arena)?;
+        let exchange = runtime.core.exchange();
+        let borrow = |loan| bytes::Bytes::from_owner(Borrowed { loan, exchange: Arc::downgrade(exchange) });
+        exchange.submit(&records, arena, borrow)?;
         Ok(Status::Ok)
     })
 }
@@ -355,6 +341,29 @@ pub unsafe extern "C" fn sn_debug_stats(runtime: *const Runtime, out_stats: *mut
         };
         Ok(Status::Ok)
     })
+}
+
+/// Memory of the host's, read where it lies; the last hand on it gives it back.
+struct Borrowed {
+    loan: Loan,
+    /// Weak: orders that nobody took are dropped with the exchange, and hold such as this.
+    exchange: Weak<Exchange>,
+}
+
+impl AsRef<[u8]> for Borrowed {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: the caller of `sn_submit` vouches for the memory until RETURNED, which is told by the drop of this, or until
+        // `sn_free` returns, which drops every task and with them every such value. `submit` has refused null and overlong.
+        unsafe { std::slice::from_raw_parts(self.loan.address as *const u8, self.loan.length as usize) }
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(exchange) = self.exchange.upgrade() {
+            exchange.give_back(self.loan.token);
+        }
+    }
 }
 
 fn guard(body: impl FnOnce() -> Result<Status>) -> Status {

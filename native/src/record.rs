@@ -39,8 +39,35 @@ pub const FLAG_UPGRADE: u8 = 0x04;
 pub const FLAG_TEXT: u8 = 0x04;
 /// DATA of a message stream: more of the same message follows.
 pub const FLAG_MORE: u8 = 0x08;
+/// HEAD and DATA: the body is not in the arena but where a [`Loan`] there says.
+pub const FLAG_LENT: u8 = 0x10;
 /// What each DATA of a message stream costs of credit and window besides its payload: empty messages are not free.
 pub const MESSAGE_COST: u32 = 64;
+
+/// Body bytes the host keeps for us instead of copying them: what the arena holds in their place, for HEAD and DATA with LENT.
+///
+/// The memory must neither change nor go before RETURNED names the token, or `sn_free` has returned.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loan {
+    /// Where the first byte is.
+    pub address: u64,
+    /// How many there are; never 0.
+    pub length: u64,
+    /// What the host knows the loan by.
+    pub token: u64,
+}
+
+const _: () = assert!(size_of::<Loan>() == 24);
+
+impl Loan {
+    /// Reads a loan, in the byte order of the machine; `None` when this is not as long as one.
+    pub fn read(bytes: &[u8]) -> Option<Loan> {
+        let ([address, length, token], []) = bytes.as_chunks::<8>() else { return None };
+        let number = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+        Some(Loan { address: number(address), length: number(length), token: number(token) })
+    }
+}
 
 /// OPEN: which protocol carries the stream, in the high nibble of `flags`.
 #[repr(u8)]
@@ -85,15 +112,19 @@ pub enum Event {
     Drain = 9,
     /// The peer answered a PING. payload = what the ping carried.
     Pong = 13,
+    /// Loans that nobody reads any more. stream = 0; payload = their tokens, 8 bytes each.
+    Returned = 14,
 }
 
 /// What the host answers.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Response head. code = status; payload = fields NUL-joined; `aux` bytes of body follow; END when that is all.
+    /// Response head. code = status; payload = fields NUL-joined; `aux` bytes of body (LENT: a [`Loan`]) follow; END when
+    /// that is all. What is lent with END needs no window: the host has it all already.
     Head = 1,
-    /// Bytes of body; END when these are the last. Of a message stream: one message, or with MORE a piece of one.
+    /// Bytes of body (LENT: a [`Loan`]); END when these are the last. Of a message stream: one message, or with MORE a piece
+    /// of one.
     Data = 2,
     /// Our side is complete. payload = trailers, NUL-joined; of a message stream: code = close code (0: none), payload =
     /// its reason.

@@ -180,7 +180,7 @@ impl Runtime {
                 return Err(Error::new(Status::Busy, "another thread is inside sn_next of this runtime"));
             }
         };
-        batch.header.watched = 0;
+        batch.clear();
         let polled = timeout.is_some_and(|timeout| timeout.is_zero());
         inner.arrive(&mut absences);
         let turn = if inner.driven && !inner.seat.sticky.load(Ordering::Relaxed) {
@@ -188,7 +188,7 @@ impl Runtime {
         } else {
             inner.wait(timeout)
         };
-        batch.header.watched = u32::from(turn.watched);
+        batch.watched = turn.watched;
         let taken = inner.exchange.take(batch);
         if polled && taken.is_ok() {
             inner.arm_signal();

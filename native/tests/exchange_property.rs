@@ -14,13 +14,14 @@ use pair::{Commands, Flag, Host, Peer, Told, bytes, idle};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use server_native::batch::{BATCH_ARENA, BATCH_RECORDS};
 use server_native::error::Status;
 use server_native::exchange::{Counters, Exchange, Opening, Order};
-use server_native::record::{Command, Event, FLAG_END, FLAG_MORE, FLAG_TEXT, MESSAGE_COST, Protocol, Reason, Record};
+use server_native::record::{
+    Command, Event, FLAG_END, FLAG_LENT, FLAG_MORE, FLAG_TEXT, MESSAGE_COST, Protocol, Reason, Record,
+};
 
 const QUEUE_RECORDS: usize = 4096;
-const QUEUE_ARENA: usize = 4 * 1024 * 1024;
+const QUEUE_ARENA: usize = 256 * 1024;
 
 /// What one side does. `at` chooses among all streams there have been, so many steps come too late.
 #[derive(Clone, Debug)]
@@ -102,14 +103,36 @@ enum Step {
 
 #[derive(Clone, Debug)]
 enum Say {
-    Head { fields: usize, body: usize, end: bool },
-    Data { size: usize, end: bool, flags: u8 },
-    End { trailers: usize, code: u16 },
-    Upgrade { messages: bool, window: u32, fields: usize },
-    Ping { size: usize },
+    Head {
+        fields: usize,
+        body: usize,
+        end: bool,
+    },
+    /// Lent ones with LENT in `flags`.
+    Data {
+        size: usize,
+        end: bool,
+        flags: u8,
+    },
+    End {
+        trailers: usize,
+        code: u16,
+    },
+    Upgrade {
+        messages: bool,
+        window: u32,
+        fields: usize,
+    },
+    Ping {
+        size: usize,
+    },
     Reset,
-    Credit { size: u32 },
-    Inform { fields: usize },
+    Credit {
+        size: u32,
+    },
+    Inform {
+        fields: usize,
+    },
     Nobody,
 }
 
@@ -162,7 +185,9 @@ struct World {
     streams: Vec<Known>,
     filling: VecDeque<Told>,
     filling_bytes: usize,
-    taking: VecDeque<Told>,
+    /// Loans made, and those that were told back; the rest is what orders hold.
+    lent: HashSet<u16>,
+    returned: HashSet<u16>,
     inbox: Vec<(u64, u32, Order)>,
     log: Vec<Told>,
     ids: HashSet<u64>,
@@ -194,7 +219,8 @@ impl World {
             streams: Vec::new(),
             filling: VecDeque::new(),
             filling_bytes: 0,
-            taking: VecDeque::new(),
+            lent: HashSet::new(),
+            returned: HashSet::new(),
             inbox: Vec::new(),
             log: Vec::new(),
             ids: HashSet::new(),
@@ -224,6 +250,18 @@ impl World {
         let has_room = self.exchange.poll_ready(&Context::from_waker(&self.producer.waker())).is_ready();
         assert_eq!(has_room, !self.is_full() || self.closed);
         has_room
+    }
+
+    /// Whether a loan is back that the host was not told of.
+    fn has_returns(&self) -> bool {
+        let orders = self.inbox.iter().map(|(_, _, order)| order);
+        let orders = orders.chain(self.streams.iter().flat_map(|known| &known.orders));
+        let held = orders.filter(|order| order.flags & FLAG_LENT != 0).count();
+        self.lent.len() - self.returned.len() > held
+    }
+
+    fn has_events(&self) -> bool {
+        !self.filling.is_empty() || self.has_returns()
     }
 
     fn tell(&mut self, event: Event, record: Record, payload: &[u8]) {
@@ -344,7 +382,7 @@ impl World {
                 self.consumer.take();
                 self.must_tell = false;
                 let ready = self.exchange.poll_events(&Context::from_waker(&self.consumer.waker())).is_ready();
-                let has_events = !self.taking.is_empty() || !self.filling.is_empty();
+                let has_events = self.has_events();
                 assert_eq!(ready, has_events || self.closed);
                 assert_eq!(self.exchange.has_events(), has_events);
                 self.events_awaited = !ready;
@@ -465,6 +503,18 @@ impl World {
         if event == Event::Data {
             known.credit -= (payload.len() + known.cost()) as i64;
             known.excess = known.excess.max(known.credit.min(0).unsigned_abs());
+            // Bytes that follow bytes are one event.
+            if let Some(last) = self.filling.back_mut()
+                && !known.messages
+                && last.is(Event::Data)
+                && (last.record.stream, last.record.flags) == (known.id, 0)
+            {
+                last.record.flags = flags;
+                last.record.length += payload.len() as u32;
+                last.payload.extend_from_slice(payload);
+                self.filling_bytes += payload.len();
+                return;
+            }
         }
         let record = Record { stream: known.id, parent: known.parent, flags, code, ..Record::default() };
         self.tell(event, record, payload);
@@ -581,8 +631,15 @@ impl World {
             let (command, end, code, aux, head, body) = match say {
                 Say::Head { fields, body, end } => (Command::Head, *end, 200, 0, *fields, *body),
                 Say::Data { size, end, flags: kind } => {
-                    flags = *kind;
-                    (Command::Data, *end, 0, 0, 0, *size)
+                    // The number of a loan is the code too, which DATA has no other use for.
+                    let may = *size > 0 && wrong.is_none() && self.lent.len() < 60_000;
+                    flags = if may { *kind } else { *kind & !FLAG_LENT };
+                    let lent = flags & FLAG_LENT != 0;
+                    let code = if lent { self.lent.len() as u16 + 1 } else { 0 };
+                    if lent {
+                        self.lent.insert(code);
+                    }
+                    (Command::Data, *end, code, 0, 0, *size)
                 }
                 Say::End { trailers, code } => (Command::End, true, *code, 0, *trailers, 0),
                 Say::Reset => (Command::Reset, true, Reason::Cancelled as u16, 0, 0, 0),
@@ -601,6 +658,7 @@ impl World {
             let (head, body) = (self.bytes(head), self.bytes(body));
             commands = match command {
                 Command::Head => commands.head(id, code, &head, &body, end),
+                Command::Data if flags & FLAG_LENT != 0 => commands.lend(id, code, &body, flags, end),
                 Command::Data => commands.message(id, &body, flags, end),
                 Command::End => commands.close(id, code, &head),
                 Command::Reset => commands.reset(id, Reason::Cancelled),
@@ -622,12 +680,12 @@ impl World {
                 Wrong::Payload => record.length = arena + 1,
                 Wrong::Status => (record.kind, record.code) = (Command::Head as u8, 101),
             }
-            let error = self.exchange.submit(&commands.records, &commands.arena).unwrap_err();
+            let error = commands.submit(&self.exchange).unwrap_err();
             assert_eq!(error.status, Status::InvalidArgument);
             assert!(error.text.starts_with(&format!("command {place}: ")), "{}", error.text);
             return;
         }
-        self.exchange.submit(&commands.records, &commands.arena).unwrap();
+        commands.submit(&self.exchange).unwrap();
         self.must_apply |= std::mem::replace(&mut self.applier_known, false);
         for (id, _, order) in &orders {
             if let Some(known) = self.streams.iter_mut().find(|known| known.id == *id) {
@@ -680,7 +738,9 @@ impl World {
                 }
             }
             let cost = if order.command == Command::Data { known.cost() } else { 0 };
-            known.outstanding = known.outstanding.saturating_add((order.body.len() + cost) as u32);
+            let whole = order.end && order.flags & FLAG_LENT != 0;
+            let size = if whole { 0 } else { order.body.len() };
+            known.outstanding = known.outstanding.saturating_add((size + cost) as u32);
             if known.outstanding > known.window {
                 self.counters.overflows += 1;
                 self.break_off(at, Reason::Limit);
@@ -696,27 +756,24 @@ impl World {
     }
 
     fn take(&mut self) -> bool {
-        let got = self.host.take();
-        if self.taking.is_empty() {
-            std::mem::swap(&mut self.taking, &mut self.filling);
-            self.filling_bytes = 0;
-        }
-        let (mut expected, mut bytes) = (Vec::new(), 0);
-        while let Some(told) = self.taking.front()
-            && expected.len() < BATCH_RECORDS
-            && bytes + told.payload.len() <= BATCH_ARENA
-        {
-            bytes += told.payload.len();
-            expected.extend(self.taking.pop_front());
-        }
-        if expected.is_empty() && self.closed {
+        let mut got = self.host.take();
+        let mut expected: Vec<Told> = self.filling.drain(..).collect();
+        self.filling_bytes = 0;
+        if self.has_returns() {
+            // In any order: what is compared is that each comes once, and none that is held.
+            let told = got.as_mut().ok().and_then(Vec::pop).expect("RETURNED");
+            assert!(told.is(Event::Returned) && told.record.stream == 0);
+            for token in told.payload.chunks_exact(8) {
+                let token = u64::from_ne_bytes(token.try_into().unwrap()) as u16;
+                assert!(self.lent.contains(&token) && self.returned.insert(token), "loan {token} came back twice");
+            }
+            assert!(!self.has_returns(), "all that are back are told at once");
+        } else if expected.is_empty() && self.closed {
             assert_eq!(got.unwrap_err().status, Status::Closed);
             return false;
         }
         assert!(got.as_ref() == Ok(&expected), "a batch differs from what was told: {:?}", got.map(|told| told.len()));
-        if !self.is_full() {
-            self.must_give_room |= std::mem::replace(&mut self.room_awaited, false);
-        }
+        self.must_give_room |= std::mem::replace(&mut self.room_awaited, false);
         self.log.append(&mut expected);
         true
     }
@@ -731,13 +788,13 @@ impl World {
 
     fn check(&self) {
         let expected = Counters {
-            queued_records: (self.taking.len() + self.filling.len()) as u64,
-            queued_bytes: (size_of_all(&self.taking) + self.filling_bytes) as u64,
+            queued_records: self.filling.len() as u64,
+            queued_bytes: self.filling_bytes as u64,
             ..self.counters
         };
         assert_eq!(self.exchange.counters(), expected);
-        // Whoever asks for room overshoots by one piece; both halves of the queue may be full.
-        assert!(self.taking.len() + self.filling.len() <= 2 * QUEUE_RECORDS + self.unasked);
+        // Whoever asks for room overshoots by one piece.
+        assert!(self.filling.len() <= QUEUE_RECORDS + self.unasked);
         for known in &self.streams {
             if let Some(peer) = &known.peer {
                 assert!(!known.must_wake || peer.flag.is_set(), "stream {} was not woken for its orders", known.id);
@@ -773,6 +830,7 @@ impl World {
         assert_eq!(self.exchange.counters().live, 0);
         while self.take() {}
         assert!(!self.exchange.has_events());
+        assert_eq!(self.lent, self.returned);
         self.check();
         for known in &self.streams {
             assert_rules(known, self.log.iter().filter(|told| told.record.stream == known.id));
@@ -827,10 +885,6 @@ fn assert_rules<'a>(known: &Known, events: impl Iterator<Item = &'a Told>) {
     assert!(writable <= known.said, "more window came back than was used");
 }
 
-fn size_of_all(events: &VecDeque<Told>) -> usize {
-    events.iter().map(|told| told.payload.len()).sum()
-}
-
 fn body_seed(seed: u32) -> usize {
     seed as usize % 4
 }
@@ -848,6 +902,8 @@ fn say() -> impl Strategy<Value = Say> {
     prop_oneof![
         2 => (size(), size(), any::<bool>()).prop_map(|(fields, body, end)| Say::Head { fields, body, end }),
         6 => (size(), prop::bool::weighted(0.1), kind()).prop_map(|(size, end, flags)| Say::Data { size, end, flags }),
+        3 => (size(), prop::bool::weighted(0.3), kind())
+            .prop_map(|(size, end, flags)| Say::Data { size, end, flags: flags | FLAG_LENT }),
         2 => (0..40usize, prop_oneof![Just(0), Just(1), Just(1000)]).prop_map(|(trailers, code)| Say::End { trailers, code }),
         2 => (any::<bool>(), prop_oneof![Just(0u32), 2..500_000u32], 0..40usize)
             .prop_map(|(messages, window, fields)| Say::Upgrade { messages, window, fields }),

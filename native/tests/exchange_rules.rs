@@ -10,13 +10,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use pair::{Commands, Flag, Host, Peer, Told, bytes, idle, opening};
-use server_native::batch::{BATCH_ARENA, BATCH_RECORDS};
+use pair::{Commands, Flag, Host, Peer, Told, bytes, idle, nothing_lent, opening};
 use server_native::error::Status;
 use server_native::exchange::{Counters, Exchange, Opening};
 use server_native::record::{Command, Event, FLAG_END, FLAG_MORE, FLAG_TEXT, MESSAGE_COST, Reason, Record};
 
 const WINDOW: u32 = 1000;
+/// As in exchange.rs: head and body of one OPEN.
+const OPEN_BYTES: usize = 512 * 1024;
 
 fn pair() -> (Arc<Exchange>, Host, Peer) {
     let exchange = Arc::new(Exchange::default());
@@ -68,14 +69,15 @@ fn a_late_command_is_counted_and_does_not_reach_the_next_stream_of_the_slot() {
 
 #[test]
 fn a_full_queue_makes_producers_wait_and_a_take_wakes_them_all() {
-    for (count, size) in [(4096, 1), (64, 64 * 1024)] {
+    for (count, size) in [(4096, 1), (4, 64 * 1024)] {
         let exchange = Arc::new(Exchange::default());
         let mut host = Host::new(&exchange);
         let mut pushed = 0;
-        let peer = Peer::open(&exchange, opening(u32::MAX, 0), b"", b"").unwrap();
+        let peers = [(); 2].map(|()| Peer::open(&exchange, opening(u32::MAX, 0), b"", b"").unwrap());
         host.drain();
         while exchange.poll_ready(&idle()).is_ready() {
-            peer.stream.push(&bytes(pushed, size), false);
+            // In turns, so that no piece grows into the next.
+            peers[pushed as usize % 2].stream.push(&bytes(pushed, size), false);
             pushed += 1;
         }
         assert_eq!(pushed, count);
@@ -83,69 +85,166 @@ fn a_full_queue_makes_producers_wait_and_a_take_wakes_them_all() {
         for flag in [&one, &two, &one] {
             assert!(exchange.poll_ready(&Context::from_waker(&flag.waker())).is_pending());
         }
-        let mut told = host.take().unwrap();
+        let told = host.take().unwrap();
         assert!(one.take() && two.take());
         assert!(exchange.poll_ready(&idle()).is_ready());
-        assert!(told.len() < count as usize, "one batch does not hold it all");
-        told.extend(host.drain());
         for (index, told) in told.iter().enumerate() {
             assert_eq!(told.payload, bytes(index as u32, size));
         }
-        assert_eq!(told.len(), count as usize);
+        assert_eq!(told.len(), count as usize, "a batch is all there is");
     }
 }
 
 #[test]
-fn both_halves_of_the_queue_may_be_full_and_no_more() {
-    let exchange = Arc::new(Exchange::default());
-    let mut host = Host::new(&exchange);
-    let peer = Peer::open(&exchange, opening(u32::MAX, 0), b"", b"").unwrap();
-    let fill = || {
-        while exchange.poll_ready(&idle()).is_ready() {
-            peer.stream.push(b"x", false);
-        }
-    };
-    fill();
-    assert_eq!(host.take().unwrap().len(), BATCH_RECORDS);
-    fill();
-    let flag = Flag::new(&exchange);
-    assert!(exchange.poll_ready(&Context::from_waker(&flag.waker())).is_pending());
-    assert_eq!(exchange.counters().queued_records, 2 * 4096 - BATCH_RECORDS as u64);
-    for _ in 1..4096 / BATCH_RECORDS {
-        assert_eq!(host.take().unwrap().len(), BATCH_RECORDS);
-        assert!(!flag.is_set(), "the half that is filled is still full");
+fn bytes_that_follow_bytes_are_one_event() {
+    let (exchange, mut host, peer) = pair();
+    let other = Peer::open(&exchange, opening(WINDOW, WINDOW), b"", b"").unwrap();
+    host.drain();
+    for piece in [&b"one"[..], b"by", b"one"] {
+        peer.stream.push(piece, false);
     }
-    host.take().unwrap();
-    assert!(flag.is_set());
+    other.stream.push(b"other", false);
+    peer.stream.push(b"again", false);
+    peer.inlet.push(b"end", true);
+    let told = host.drain();
+    let heard: Vec<_> = told.iter().map(|told| (told.record.stream, &told.payload[..], told.record.flags)).collect();
+    assert_eq!(
+        heard,
+        [(peer.id(), &b"onebyone"[..], 0), (other.id(), b"other", 0), (peer.id(), b"againend", FLAG_END)]
+    );
+    assert_eq!(peer.stream.credit(), WINDOW - 16);
+    assert_eq!(told[0].record.length, 8);
+    other.stream.push(b"what was taken", false);
+    host.drain();
+    other.stream.push(b"is not added to", false);
+    assert_eq!(host.drain()[0].payload, b"is not added to");
 }
 
 #[test]
-fn a_batch_is_what_is_there_up_to_its_arena() {
+fn messages_keep_their_bounds() {
+    let (_exchange, mut host, peer) = pair();
+    host.say(&Commands::default().upgrade(peer.id(), FLAG_TEXT, 0, b""));
+    for _ in 0..3 {
+        peer.stream.push_message(b"x", 0);
+    }
+    assert_eq!(host.drain().len(), 3);
+}
+
+#[test]
+fn a_batch_is_what_is_there() {
     let (exchange, mut host, peer) = pair();
     assert_eq!(host.take().unwrap(), []);
-    exchange.announce(Event::Accept, 1, 2, 3, 4, &bytes(1, BATCH_ARENA));
-    exchange.announce(Event::Accept, 5, 6, 7, 8, b"x");
+    exchange.announce(Event::Accept, 1, 2, 3, 4, b"first");
     peer.stream.push(b"", true);
-    let first = host.take().unwrap();
-    assert_eq!(
-        first,
-        [Told::new(
-            Event::Accept,
-            Record { stream: 1, parent: 2, code: 3, aux: 4, ..Record::default() },
-            &bytes(1, BATCH_ARENA),
-        )]
-    );
     let counters = exchange.counters();
-    assert_eq!((counters.queued_records, counters.queued_bytes), (2, 1));
+    assert_eq!((counters.queued_records, counters.queued_bytes), (2, 5));
     assert_eq!(kinds(&host.take().unwrap()), [Event::Accept as u8, Event::Data as u8]);
+    assert_eq!(host.take().unwrap(), []);
+}
+
+// --- loans -------------------------------------------------------------------------------------------------------
+
+/// The tokens of RETURNED, which must be all there is.
+fn returned(host: &mut Host) -> Vec<u64> {
+    let told = host.drain();
+    assert!(told.iter().all(|told| told.is(Event::Returned) && told.record.stream == 0));
+    let tokens = told.iter().flat_map(|told| told.payload.chunks_exact(8));
+    tokens.map(|token| u64::from_ne_bytes(token.try_into().unwrap())).collect()
 }
 
 #[test]
-fn what_no_batch_takes_is_not_opened_and_holds_nothing_up() {
+fn a_loan_comes_back_when_the_last_hand_lets_go() {
+    let (exchange, mut host, mut peer) = pair();
+    host.say(&Commands::default().lend(peer.id(), 7, b"lent", 0, false).lend(peer.id(), 8, b"too", 0, false));
+    let mut orders = peer.orders();
+    assert_eq!(orders.iter().map(|order| &order.body[..]).collect::<Vec<_>>(), [&b"lent"[..], b"too"]);
+    assert!(!exchange.has_events());
+    let waiting = Flag::new(&exchange);
+    assert!(exchange.poll_events(&Context::from_waker(&waiting.waker())).is_pending());
+    let kept = orders[0].body.slice(1..2);
+    orders.remove(0);
+    assert!(!waiting.is_set(), "a slice is a hand on it");
+    drop(kept);
+    assert!(waiting.is_set() && exchange.has_events());
+    drop(orders);
+    assert_eq!(returned(&mut host), [7, 8]);
+    assert!(!exchange.has_events());
+}
+
+#[test]
+fn a_loan_comes_back_however_its_stream_ends() {
+    type End = fn(&Arc<Exchange>, &Host, &mut Peer);
+    let ends: [End; 5] = [
+        |_, _, peer| peer.stream.fail(Reason::Gone),
+        |_, _, peer| peer.inlet.fail(Reason::Protocol),
+        |_, host, peer| host.say(&Commands::default().reset(peer.id(), Reason::Cancelled)),
+        |_, host, peer| host.say(&Commands::default().data(peer.id(), &[0; WINDOW as usize], false)),
+        |_, host, peer| {
+            host.say(&Commands::default().end(peer.id(), b""));
+            host.say(&Commands::default().lend(peer.id(), 8, b"late", 0, false));
+            peer.orders();
+        },
+    ];
+    for (number, end) in ends.into_iter().enumerate() {
+        let (exchange, mut host, mut peer) = pair();
+        host.say(&Commands::default().lend(peer.id(), 7, b"lent", 0, false));
+        end(&exchange, &host, &mut peer);
+        drop(peer);
+        let mut tokens: Vec<u64> = host
+            .drain()
+            .iter()
+            .filter(|told| told.is(Event::Returned))
+            .flat_map(|told| {
+                told.payload
+                    .chunks_exact(8)
+                    .map(|token| u64::from_ne_bytes(token.try_into().unwrap()))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        tokens.sort_unstable();
+        assert_eq!(tokens, if number == 4 { vec![7, 8] } else { vec![7] }, "end {number}");
+    }
+}
+
+#[test]
+fn what_is_lent_whole_needs_no_window_and_pieces_do() {
+    let (exchange, mut host, mut peer) = pair();
+    let whole = bytes(1, 10 * WINDOW as usize);
+    host.say(&Commands::default().lend(peer.id(), 7, &whole, 0, true));
+    assert_eq!(peer.orders()[0].body, whole);
+    assert_eq!(returned(&mut host), [7]);
+    assert_eq!(exchange.counters().overflows, 0);
+    let (exchange, host, peer) = pair();
+    host.say(&Commands::default().lend(peer.id(), 7, &whole, 0, false));
+    assert_eq!(exchange.counters().overflows, 1);
+}
+
+#[test]
+fn what_is_refused_is_not_borrowed() {
+    let (exchange, mut host, peer) = pair();
+    let good = Commands::default().lend(peer.id(), 7, b"lent", 0, false);
+    let refused = |change: fn(&mut Record)| {
+        let mut record = good.records[0];
+        change(&mut record);
+        exchange.submit(&[good.records[0], record], &good.arena, nothing_lent).unwrap_err().text
+    };
+    assert_eq!(
+        refused(|record| record.kind = Command::End as u8),
+        "command 1: only HEAD and DATA lend, found the flag LENT on End"
+    );
+    assert_eq!(
+        refused(|record| record.length = 8),
+        "command 1: a loan must be 24 bytes with an address and a length, found None"
+    );
+    assert_eq!(host.drain(), []);
+}
+
+#[test]
+fn what_no_open_tells_is_not_opened() {
     let exchange = Arc::new(Exchange::default());
     let mut host = Host::new(&exchange);
-    let whole = bytes(1, BATCH_ARENA);
-    for (line, fields, body) in [(0x10000, 0, 0), (100, BATCH_ARENA - 100, 1), (0, 0, BATCH_ARENA + 1)] {
+    let whole = bytes(1, OPEN_BYTES);
+    for (line, fields, body) in [(0x10000, 0, 0), (100, OPEN_BYTES - 100, 1), (0, 0, OPEN_BYTES + 1)] {
         let body = vec![0; body];
         let opening = Opening { body: &body, ..opening(0, 0) };
         assert!(Peer::open(&exchange, opening, &whole[..line], &whole[..fields]).is_none());
@@ -342,10 +441,10 @@ fn submit_only_copies_and_wakes_whoever_applies() {
     exchange.apply(Some(&driver.waker()));
     assert!(!driver.is_set());
     let mut commands = Commands::default().data(peer.id(), b"first", false);
-    exchange.submit(&commands.records, &commands.arena).unwrap();
+    commands.submit(&exchange).unwrap();
     assert!(driver.take() && !peer.flag.is_set());
     assert!(peer.poll().is_pending());
-    exchange.submit(&commands.records, &commands.arena).unwrap();
+    commands.submit(&exchange).unwrap();
     assert!(!driver.is_set(), "one wake-up is enough");
     commands.arena.fill(0);
     exchange.apply(Some(&driver.waker()));
@@ -353,7 +452,7 @@ fn submit_only_copies_and_wakes_whoever_applies() {
     let orders = peer.orders();
     assert_eq!(orders.iter().map(|order| &order.body[..]).collect::<Vec<_>>(), [b"first", b"first"]);
     exchange.leave();
-    exchange.submit(&commands.records, &commands.arena).unwrap();
+    commands.submit(&exchange).unwrap();
     assert!(!driver.is_set(), "nobody drives");
 }
 
@@ -397,7 +496,7 @@ fn one_wrong_command_and_none_is_taken() {
     let wrong = |change: fn(&mut Record)| {
         let mut record = good.records[0];
         change(&mut record);
-        let error = exchange.submit(&[good.records[0], record], &good.arena).unwrap_err();
+        let error = exchange.submit(&[good.records[0], record], &good.arena, nothing_lent).unwrap_err();
         assert_eq!(error.status, Status::InvalidArgument);
         error.text
     };
@@ -415,7 +514,7 @@ fn one_wrong_command_and_none_is_taken() {
     for (status, text) in [(0, "0"), (199, "199"), (1000, "1000")] {
         let mut record = Record { kind: Command::Head as u8, code: status, ..good.records[0] };
         record.length = 0;
-        let error = exchange.submit(&[record], &[]).unwrap_err();
+        let error = exchange.submit(&[record], &[], nothing_lent).unwrap_err();
         assert_eq!(error.text, format!("command 0: status of HEAD must be 200 to 999, found {text}"));
     }
     assert_eq!(
@@ -433,15 +532,15 @@ fn a_host_that_ignores_every_window_is_told_to_wait() {
     let arena = vec![0; 64 * 1024 * 1024 - 4096];
     let commands = Commands::default().data(peer.id(), b"", false);
     for _ in 0..4 {
-        exchange.submit(&commands.records, &arena).unwrap();
+        exchange.submit(&commands.records, &arena, nothing_lent).unwrap();
     }
-    let error = exchange.submit(&commands.records, &[0; 16 * 1024]).unwrap_err();
+    let error = exchange.submit(&commands.records, &[0; 16 * 1024], nothing_lent).unwrap_err();
     assert_eq!(error.status, Status::Busy);
     assert!(error.text.ends_with(" bytes of commands wait already"), "{}", error.text);
     // Records without payload count too, so that CREDIT alone cannot fill the memory.
     let credits = vec![commands.records[0]; 1024];
-    assert_eq!(exchange.submit(&credits, &[]).unwrap_err().status, Status::Busy);
-    exchange.submit(&commands.records, &[]).unwrap();
+    assert_eq!(exchange.submit(&credits, &[], nothing_lent).unwrap_err().status, Status::Busy);
+    exchange.submit(&commands.records, &[], nothing_lent).unwrap();
     exchange.apply(None);
     host.say(&Commands::default().end(peer.id(), b""));
     assert_eq!(peer.orders().len(), 6);
@@ -508,7 +607,7 @@ impl Wake for Busybody {
         let _ = self.exchange.poll_events(&context);
         let _ = host.take();
         let commands = Commands::default().data(stream.as_ref().map_or(0, |stream| stream.id()), b"x", true);
-        let _ = self.exchange.submit(&commands.records, &commands.arena);
+        let _ = commands.submit(&self.exchange);
         self.exchange.apply(Some(&waker));
         self.exchange.nudge();
         self.exchange.leave();
@@ -541,7 +640,7 @@ fn a_waker_may_do_anything() {
         };
         let open = || exchange.open(opening(0, 10), &waker, |_| 0).unwrap();
         let say = |commands: Commands| {
-            exchange.submit(&commands.records, &commands.arena).unwrap();
+            commands.submit(&exchange).unwrap();
             exchange.apply(Some(&waker));
         };
         let listen = || {
@@ -577,7 +676,7 @@ fn a_waker_may_do_anything() {
         exchange.nudge();
         woke("nudge");
         exchange.apply(Some(&waker));
-        exchange.submit(&[], &[]).unwrap();
+        exchange.submit(&[], &[], nothing_lent).unwrap();
         woke("submit");
         while exchange.poll_ready(&context).is_ready() {
             exchange.announce(Event::Accept, 0, 0, 0, 0, b"");
@@ -754,7 +853,7 @@ fn a_second_upgrade_breaks_the_stream_off() {
 #[test]
 fn a_ping_carries_at_most_125_bytes_and_an_upgrade_ends_nothing() {
     let (exchange, host, mut peer) = upgraded(FLAG_TEXT, true);
-    let refused = |commands: Commands| exchange.submit(&commands.records, &commands.arena).unwrap_err().text;
+    let refused = |commands: Commands| commands.submit(&exchange).unwrap_err().text;
     assert!(refused(Commands::default().ping(peer.id(), &[0; 126])).contains("found 126"));
     let mut ends = Commands::default().upgrade(peer.id(), 0, 0, b"");
     ends.records[0].flags |= FLAG_END;

@@ -164,7 +164,7 @@ fn echo(exchange: &Arc<Exchange>, news: &Sender<News>) -> u64 {
         }
         let between = streams.values().map(|echo| echo.pending.len() + WINDOW as usize - echo.window).sum::<usize>();
         most = most.max(between as u64 + exchange.counters().queued_bytes);
-        exchange.submit(&says.records, &says.arena).unwrap();
+        says.submit(exchange).unwrap();
     }
 }
 

@@ -75,7 +75,7 @@ static void nulls(sn_runtime *runtime, sn_batch *batch) {
   step = "null";
   const int invalid = SN_STATUS_INVALID_ARGUMENT;
   sn_listen_options options = loopback();
-  sn_batch_view view;
+  const sn_batch_header *header;
   sn_batch *other = NULL;
   sn_stats stats;
   uint64_t listener = 0;
@@ -119,8 +119,8 @@ static void nulls(sn_runtime *runtime, sn_batch *batch) {
   REFUSED(sn_close(NULL, listener), invalid, "runtime is null");
   OK(sn_close(runtime, listener));
 
-  REFUSED(sn_batch_new(NULL, &view), invalid, "out_batch is null");
-  REFUSED(sn_batch_new(&other, NULL), invalid, "out_view is null");
+  REFUSED(sn_batch_new(NULL, &header), invalid, "out_batch is null");
+  REFUSED(sn_batch_new(&other, NULL), invalid, "out_header is null");
   CHECK(other == NULL);
   REFUSED(sn_next(NULL, batch, 0), invalid, "runtime is null");
   REFUSED(sn_next(runtime, NULL, 0), invalid, "batch is null");
@@ -183,6 +183,14 @@ static void lengths(sn_runtime *runtime) {
   REFUSED(sn_submit(runtime, records, 1, &byte, 1), invalid, "command 0");
   record.length = 1, record.aux = UINT32_MAX;
   REFUSED(sn_submit(runtime, records, 1, &byte, 1), invalid, "command 0");
+  const sn_loan nowhere = {.address = 0, .length = 1}, nothing = {.address = 1, .length = 0};
+  record = (sn_record){.stream = 1, .kind = SN_COMMAND_DATA, .flags = SN_FLAG_LENT, .length = sizeof nowhere};
+  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nowhere, sizeof nowhere), invalid, "a loan must be");
+  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nothing, sizeof nothing), invalid, "a loan must be");
+  record.length = 4;
+  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nowhere, sizeof nowhere), invalid, "a loan must be");
+  record.kind = SN_COMMAND_END, record.length = sizeof nowhere;
+  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nowhere, sizeof nowhere), invalid, "only HEAD and DATA lend");
   record = (sn_record){.stream = 1, .kind = 200};
   REFUSED(sn_submit(runtime, records, 1, &byte, 1), invalid, "command 0");
 }
@@ -246,17 +254,17 @@ static void *wait_inside(void *argument) {
   return NULL;
 }
 
-static void waking(sn_runtime *runtime, sn_batch *batch, const sn_batch_view *view) {
+static void waking(sn_runtime *runtime, sn_batch *batch, const sn_batch_header *header) {
   step = "wake and busy";
   answered(__LINE__, "sn_next", sn_next(runtime, batch, 0), SN_STATUS_TIMEOUT);
   answered(__LINE__, "sn_next", sn_next(runtime, batch, 1000), SN_STATUS_TIMEOUT);
-  CHECK(view->header->records == 0);
+  CHECK(header->count == 0);
   OK(sn_wake(runtime));
   answered(__LINE__, "sn_next", sn_next(runtime, batch, -1), SN_STATUS_WOKEN);
 
   sn_batch *other = NULL;
-  sn_batch_view other_view;
-  OK(sn_batch_new(&other, &other_view));
+  const sn_batch_header *other_header;
+  OK(sn_batch_new(&other, &other_header));
   struct inside inside = {runtime, other, -1};
   pthread_t thread;
   CHECK(pthread_create(&thread, NULL, wait_inside, &inside) == 0);
@@ -302,6 +310,8 @@ static void *exchange(void *argument) {
   return NULL;
 }
 
+#define TOKEN 0x0123456789abcdefu
+
 static void answer(sn_runtime *runtime, const sn_record *open, const uint8_t *arena) {
   static const char line[] = "POST\0/path?query\0http\0example.test";
   CHECK(open->flags & SN_FLAG_END);
@@ -309,17 +319,20 @@ static void answer(sn_runtime *runtime, const sn_record *open, const uint8_t *ar
   CHECK(open->code >= sizeof line - 1 && memcmp(arena + open->offset, line, sizeof line - 1) == 0);
   CHECK(open->aux == 4 && memcmp(arena + open->offset + open->length, "ping", 4) == 0);
 
-  static const char payload[] = "content-type\0text/plain\0x-abi\0yespong";
-  const uint32_t body = 4, length = sizeof payload - 1 - body;
-  sn_record head = {.stream = open->stream, .kind = SN_COMMAND_HEAD, .flags = SN_FLAG_END, .code = 201};
-  head.length = length, head.aux = body;
-  /* Hosts pack records into byte strings: no alignment is asked for, and nothing is kept after the call. */
-  uint8_t packed[1 + sizeof head], *copy = malloc(sizeof payload);
+  static const char fields[] = "content-type\0text/plain\0x-abi\0yes", body[] = "pong";
+  const sn_loan loan = {.address = (uintptr_t)body, .length = 4, .token = TOKEN};
+  sn_record head = {.stream = open->stream, .kind = SN_COMMAND_HEAD, .code = 201};
+  head.flags = SN_FLAG_END | SN_FLAG_LENT;
+  head.length = sizeof fields - 1, head.aux = sizeof loan;
+  /* Hosts pack records into byte strings: no alignment is asked for, and nothing but the loan is kept after the call. */
+  const size_t size = head.length + sizeof loan;
+  uint8_t packed[1 + sizeof head], *copy = malloc(size);
   memcpy(packed + 1, &head, sizeof head);
-  memcpy(copy, payload, sizeof payload);
-  OK(sn_submit(runtime, packed + 1, 1, copy, sizeof payload - 1));
+  memcpy(copy, fields, head.length);
+  memcpy(copy + head.length, &loan, sizeof loan);
+  OK(sn_submit(runtime, packed + 1, 1, copy, size));
   memset(packed, 0xff, sizeof packed);
-  memset(copy, 0xff, sizeof payload);
+  memset(copy, 0xff, size);
   free(copy);
 }
 
@@ -329,11 +342,11 @@ static void serve(uint32_t io_threads) {
   step = name;
   sn_runtime *runtime = NULL;
   sn_batch *batch = NULL;
-  sn_batch_view view;
+  const sn_batch_header *header = NULL;
   uint64_t listener = 0;
   OK(sn_start(io_threads, &runtime));
-  OK(sn_batch_new(&batch, &view));
-  CHECK(view.records_capacity == SN_BATCH_RECORDS && view.arena_capacity == SN_BATCH_ARENA);
+  OK(sn_batch_new(&batch, &header));
+  CHECK(header->count == 0 && header->records == 0 && header->arena == 0);
 
   sn_listen_options options = loopback();
   OK(sn_bind(runtime, &options, &listener));
@@ -357,28 +370,28 @@ static void serve(uint32_t io_threads) {
   CHECK(pthread_create(&threads[0], NULL, exchange, &asking) == 0);
   CHECK(pthread_create(&threads[1], NULL, exchange, &probing) == 0);
 
-  int accepted = 0, opened = 0, connections_closed = 0, listener_closed = 0, drained = 0, stopping = 0;
+  int accepted = 0, opened = 0, returned = 0, connections_closed = 0, listener_closed = 0, drained = 0, stopping = 0;
   uint64_t stream = 0;
   for (;;) {
     int status = sn_next(runtime, batch, 10 * 1000 * 1000);
     if (status == SN_STATUS_CLOSED) break;
-    if (status == SN_STATUS_WOKEN) CHECK(view.header->records == 0);
+    if (status == SN_STATUS_WOKEN) CHECK(header->count == 0);
     else OK(status);
-    CHECK(view.header->records <= view.records_capacity);
-    CHECK(view.header->arena <= view.arena_capacity);
-    for (uint32_t index = 0; index < view.header->records; index++) {
-      const sn_record *record = &view.records[index];
-      CHECK((uint64_t)record->offset + record->length <= view.header->arena);
+    const sn_record *all = (const sn_record *)(uintptr_t)header->records;
+    const uint8_t *arena = (const uint8_t *)(uintptr_t)header->arena;
+    for (uint32_t index = 0; index < header->count; index++) {
+      const sn_record *record = &all[index];
+      CHECK((uint64_t)record->offset + record->length <= header->length);
       switch (record->kind) {
         case SN_EVENT_ACCEPT:
           CHECK(record->parent == listener);
-          CHECK(memcmp(view.arena + record->offset, "127.0.0.1", 10) == 0);
+          CHECK(memcmp(arena + record->offset, "127.0.0.1", 10) == 0);
           accepted++;
           break;
         case SN_EVENT_OPEN:
           opened++;
           stream = record->stream;
-          answer(runtime, record, view.arena);
+          answer(runtime, record, arena);
           break;
         case SN_EVENT_CLOSED:
           if (record->stream == listener) listener_closed++;
@@ -387,8 +400,16 @@ static void serve(uint32_t io_threads) {
         case SN_EVENT_DRAIN:
           drained++;
           break;
+        case SN_EVENT_RETURNED: {
+          uint64_t token = 0;
+          CHECK(record->stream == 0 && record->length == sizeof token);
+          memcpy(&token, arena + record->offset, sizeof token);
+          CHECK(token == TOKEN);
+          returned++;
+          break;
+        }
         default:
-          fprintf(stderr, "event %u: %.*s\n", record->kind, (int)record->length, view.arena + record->offset);
+          fprintf(stderr, "event %u: %.*s\n", record->kind, (int)record->length, arena + record->offset);
           fail(__LINE__, "an event nobody expects");
       }
     }
@@ -407,7 +428,7 @@ static void serve(uint32_t io_threads) {
   }
   CHECK(pthread_join(threads[0], NULL) == 0);
   CHECK(pthread_join(threads[1], NULL) == 0);
-  CHECK(stopping && opened == 1 && listener_closed == 1 && connections_closed == accepted);
+  CHECK(stopping && opened == 1 && returned == 1 && listener_closed == 1 && connections_closed == accepted);
   CHECK(strncmp(asking.reply, "HTTP/1.1 201 Created\r\n", 22) == 0);
   CHECK(strstr(asking.reply, "\r\nx-abi: yes\r\n") && strstr(asking.reply, "\r\ncontent-length: 4\r\n"));
   CHECK(strstr(asking.reply, "\r\n\r\npong"));
@@ -444,15 +465,15 @@ int main(void) {
   CHECK(runtime == NULL);
   for (uint32_t io_threads = 0; io_threads <= 2; io_threads++) {
     sn_batch *batch = NULL;
-    sn_batch_view view;
+    const sn_batch_header *header;
     OK(sn_start(io_threads, &runtime));
-    OK(sn_batch_new(&batch, &view));
+    OK(sn_batch_new(&batch, &header));
     nulls(runtime, batch);
     stale_ids(runtime);
     lengths(runtime);
     addresses(runtime);
     descriptors(runtime);
-    waking(runtime, batch, &view);
+    waking(runtime, batch, header);
     OK(sn_batch_free(batch));
     OK(sn_free(runtime));
     serve(io_threads);

@@ -269,7 +269,9 @@ def test_next_from_two_threads_is_busy(runtime: Runtime) -> None:
     runtime.wake()
     thread.join(PATIENCE)
     assert not thread.is_alive()
-    assert runtime.next(0.0) in (abi.Status.TIMEOUT, abi.Status.WOKEN)
+    status, batch = runtime.next(0.0)
+    assert status in (abi.Status.TIMEOUT, abi.Status.WOKEN)
+    assert batch is None
 
 
 @pytest.mark.parametrize("io_threads", [0, 1, 2])

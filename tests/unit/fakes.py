@@ -6,11 +6,12 @@ import os
 import queue
 from collections import deque
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
-from server_native._bindings.abi import Command, Event, Status
+from server_native._bindings.abi import FLAG_LENT, Command, Event, Status
 from server_native._dispatch import Peer
-from server_native._ffi import Runtime, pack_record, unpack_records
+from server_native._ffi import Batch, Runtime, pack_record, unpack_records
 from server_native._outbox import Outbox
 from server_native.binds import Place
 from server_native.config import ServerConfig, TLSConfig
@@ -41,9 +42,11 @@ class FakeRuntime:
     calls: list[tuple[str, Any]] = field(default_factory=list)
     #: Every submit, for tests that wait for one in another thread.
     submitted: queue.SimpleQueue[list[Said]] = field(default_factory=queue.SimpleQueue)
-    records: bytes = b""
-    arena: bytes = b""
     watched: bool = False
+    #: Batches that were taken and not given back.
+    taken: list[Batch] = field(default_factory=list)
+    #: What is lent, by token; a test gives it back with an event.
+    lent: dict[int, bytes] = field(default_factory=dict)
     #: What each bind raises, in order; ``None``, and the end of them, lets it be.
     refusals: deque[Exception | None] = field(default_factory=deque)
     #: What a reload of certificates raises.
@@ -57,14 +60,30 @@ class FakeRuntime:
         self.batches.append((int(status), *batch(*events), watched))
         self._tell()
 
-    def next(self, timeout: float | None) -> int:
+    def next(self, timeout: float | None) -> tuple[int, Batch | None]:
         self.calls.append(("next", timeout))
         script = self.batches.popleft() if self.batches else (int(Status.TIMEOUT), b"", b"", False)
-        status, self.records, self.arena, self.watched = script
+        status, records, arena, self.watched = script
         # As in native code: a poll arms the signal, and what it has left is signalled at once.
         self._armed = timeout == 0.0
         self._tell()
-        return status
+        if not records:
+            return status, None
+        taken = cast("Batch", SimpleNamespace(records=records, arena=arena))
+        self.taken.append(taken)
+        return status, taken
+
+    def done(self, batch: Batch) -> None:
+        self.taken.remove(batch)
+
+    def lend(self, data: bytes) -> bytes:
+        token = len(self.lent) + 1
+        self.lent[token] = data
+        return token.to_bytes(24, "little")
+
+    def returned(self, tokens: bytes) -> None:
+        for start in range(0, len(tokens), 8):
+            del self.lent[int.from_bytes(tokens[start : start + 8], "little")]
 
     def submit(self, records: bytes, count: int, arena: bytes, length: int) -> None:
         self.calls.append(("submit", count))
@@ -75,11 +94,21 @@ class FakeRuntime:
             end = offset + size
             assert end <= length
             command = Command(kind)
+            payload = arena[offset:end]
             body = arena[end : end + aux] if command is Command.HEAD else b""
-            said.append(Said(command, stream, arena[offset:end], body, flags, code, aux))
+            one = Said(command, stream, payload, body, flags, code, aux)
+            said.append(self._whole(one) if flags & FLAG_LENT else one)
         assert len(said) == count
         self.said += said
         self.submitted.put(said)
+
+    def _whole(self, one: Said) -> Said:
+        """What was lent is said as if it had been copied."""
+        one = one._replace(flags=one.flags & ~FLAG_LENT)
+        if one.command is Command.DATA:
+            return one._replace(payload=self.lent[int.from_bytes(one.payload, "little")])
+        body = self.lent[int.from_bytes(one.body, "little")]
+        return one._replace(body=body, aux=len(body))
 
     def watch(self, descriptor: int) -> None:
         self.calls.append(("watch", descriptor))

@@ -1,8 +1,9 @@
 //! The protocol's hands on one stream.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
+use super::table::After;
 use super::{Exchange, Order, wake_consumer};
 use crate::record::{Command, Event, FLAG_END, Reason, Record};
 
@@ -37,9 +38,10 @@ impl Stream {
         if let Some(order) = slot.orders.pop_front() {
             if order.end && (!slot.duplex || order.command == Command::Reset) {
                 self.live = false;
-                let feeder = state.release(self.id);
+                let mut after = After::default();
+                state.release(self.id, &mut after);
                 drop(state);
-                feeder.into_iter().for_each(Waker::wake);
+                after.run();
             }
             return Poll::Ready(Some(order));
         }
@@ -110,7 +112,8 @@ impl Stream {
         let mut state = self.exchange.lock();
         let Some(slot) = state.slot(self.id) else { return };
         let (parent, finished) = (slot.parent, slot.finished);
-        let feeder = state.release(self.id);
+        let mut after = After::default();
+        state.release(self.id, &mut after);
         if !finished {
             let kind = Event::Reset as u8;
             let record =
@@ -118,7 +121,7 @@ impl Stream {
             state.filling.push(record, &[]);
         }
         wake_consumer(state);
-        feeder.into_iter().for_each(Waker::wake);
+        after.run();
     }
 }
 
@@ -165,10 +168,10 @@ impl Inlet {
     /// The request went wrong while it was read: tells the host RESET, and the task that answers gets the same order.
     pub fn fail(&self, reason: Reason) {
         let mut state = self.exchange.lock();
-        let mut wakers = Vec::new();
-        state.break_off(self.id, reason, &mut wakers);
+        let mut after = After::default();
+        state.break_off(self.id, reason, &mut after);
         drop(state);
-        wakers.into_iter().for_each(Waker::wake);
+        after.run();
     }
 
     /// The queue the stream feeds.

@@ -6,8 +6,8 @@ use std::task::Waker;
 use bytes::Bytes;
 
 use super::{Counters, INDEX_BITS, MAX_GENERATION, Opening, Order, QUEUE_ARENA, QUEUE_RECORDS};
-use crate::batch::BATCH_ARENA;
-use crate::record::{Command, Event, FLAG_END, FLAG_TEXT, MESSAGE_COST, Reason, Record};
+use crate::batch::Queue;
+use crate::record::{Command, Event, FLAG_END, FLAG_LENT, FLAG_TEXT, MESSAGE_COST, Reason, Record};
 
 /// A stream with this many orders is slow: what more it gets is copied apart. Each would pin the arena it came in, which
 /// other streams share: thousands of messages of a hundred bytes would hold 64 KiB each.
@@ -18,19 +18,11 @@ pub(super) struct State {
     pub(super) slots: Vec<Slot>,
     pub(super) free: Vec<u32>,
     pub(super) filling: Queue,
-    pub(super) taking: Queue,
-    pub(super) taken: usize,
     pub(super) consumer: Option<Waker>,
     pub(super) producers: Vec<Waker>,
     pub(super) names: u64,
     pub(super) closed: bool,
     pub(super) counters: Counters,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    pub(super) records: Vec<Record>,
-    pub(super) arena: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +53,19 @@ pub(super) struct Slot {
     pub(super) sealed: bool,
 }
 
+/// What is done when the lock is free: a waker may do anything, and an order's drop may give a loan back, which wakes too.
+#[derive(Debug, Default)]
+pub(super) struct After {
+    pub(super) wakers: Vec<Waker>,
+    pub(super) orders: Vec<Order>,
+}
+
+impl After {
+    pub(super) fn run(self) {
+        self.wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
 impl Slot {
     /// What one DATA costs besides its payload.
     pub(super) fn cost(&self) -> u32 {
@@ -74,7 +79,11 @@ impl Slot {
 
 impl State {
     pub(super) fn has_events(&self) -> bool {
-        self.taken < self.taking.records.len() || !self.filling.records.is_empty()
+        !self.filling.records.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.filling.records.len() >= QUEUE_RECORDS || self.filling.arena.len() >= QUEUE_ARENA
     }
 
     pub(super) fn allot(&mut self, opening: &Opening<'_>, waker: &Waker) -> Option<u64> {
@@ -111,15 +120,14 @@ impl State {
         (slot.live && slot.generation == id >> INDEX_BITS).then_some(slot)
     }
 
-    /// Frees the slot; answers the waker of an inlet, to be woken without the lock.
-    #[must_use]
-    pub(super) fn release(&mut self, id: u64) -> Option<Waker> {
+    /// Frees the slot.
+    pub(super) fn release(&mut self, id: u64, after: &mut After) {
         let index = (id & ((1 << INDEX_BITS) - 1)) as usize;
         let slot = &mut self.slots[index];
         slot.live = false;
         slot.waker = None;
-        let feeder = slot.feeder.take();
-        slot.orders.clear();
+        after.wakers.extend(slot.feeder.take());
+        after.orders.extend(slot.orders.drain(..));
         if slot.orders.capacity() > 64 {
             slot.orders = VecDeque::new();
         }
@@ -127,12 +135,12 @@ impl State {
         if slot.generation < MAX_GENERATION {
             self.free.push(index as u32);
         }
-        feeder
     }
 
-    pub(super) fn deliver(&mut self, id: u64, aux: u32, mut order: Order, wakers: &mut Vec<Waker>) {
+    pub(super) fn deliver(&mut self, id: u64, aux: u32, mut order: Order, after: &mut After) {
         let Some(slot) = self.slot(id) else {
             self.counters.stale_commands += 1;
+            after.orders.push(order);
             return;
         };
         // On a duplex stream of bytes END with a code says that nothing more is read either; it may follow a plain END.
@@ -140,18 +148,19 @@ impl State {
         let late = slot.sealed && !deafens && !matches!(order.command, Command::Reset | Command::Credit);
         if slot.finished || late {
             self.counters.stale_commands += 1;
+            after.orders.push(order);
             return;
         }
-        wakers.extend(slot.waker.take());
+        after.wakers.extend(slot.waker.take());
         match order.command {
             Command::Credit => {
                 slot.credit = slot.credit.saturating_add(i64::from(aux));
-                wakers.extend(slot.feeder.take());
+                after.wakers.extend(slot.feeder.take());
                 return;
             }
-            Command::Reset => slot.orders.clear(),
+            Command::Reset => after.orders.extend(slot.orders.drain(..)),
             // What it would mean now, nobody can say.
-            Command::Upgrade if slot.duplex => return self.break_off(id, Reason::Internal, wakers),
+            Command::Upgrade if slot.duplex => return self.break_off(id, Reason::Internal, after),
             Command::Upgrade => {
                 slot.duplex = true;
                 slot.messages = order.flags & FLAG_TEXT != 0;
@@ -164,63 +173,44 @@ impl State {
             Command::Data => slot.outstanding = slot.outstanding.saturating_add(slot.cost()),
             _ => {}
         }
-        slot.outstanding = slot.outstanding.saturating_add(order.body.len() as u32);
+        let lent = order.flags & FLAG_LENT != 0;
+        if !(lent && order.end) {
+            slot.outstanding = slot.outstanding.saturating_add(u32::try_from(order.body.len()).unwrap_or(u32::MAX));
+        }
         if slot.outstanding > slot.window {
             self.counters.overflows += 1;
-            self.break_off(id, Reason::Limit, wakers);
+            after.orders.push(order);
+            self.break_off(id, Reason::Limit, after);
             return;
         }
         slot.sealed = order.end;
         slot.finished = order.end && (!slot.duplex || slot.ended || deafens || order.command == Command::Reset);
         if slot.finished {
-            wakers.extend(slot.feeder.take());
+            after.wakers.extend(slot.feeder.take());
         }
         if slot.orders.len() >= BEHIND {
-            order.body = Bytes::copy_from_slice(&order.body);
+            if !lent {
+                order.body = Bytes::copy_from_slice(&order.body);
+            }
             order.head = Bytes::copy_from_slice(&order.head);
         }
         slot.orders.push_back(order);
     }
 
     /// Resets a stream towards both sides at once.
-    pub(super) fn break_off(&mut self, id: u64, reason: Reason, wakers: &mut Vec<Waker>) {
+    pub(super) fn break_off(&mut self, id: u64, reason: Reason, after: &mut After) {
         let Some(slot) = self.slot(id) else { return };
         if std::mem::replace(&mut slot.finished, true) {
             return;
         }
         let (parent, code) = (slot.parent, reason as u16);
-        slot.orders.clear();
+        after.orders.extend(slot.orders.drain(..));
         let (head, body) = (Bytes::new(), Bytes::new());
         slot.orders.push_back(Order { command: Command::Reset, end: true, flags: 0, code, head, body });
-        wakers.extend(slot.waker.take());
-        wakers.extend(slot.feeder.take());
+        after.wakers.extend(slot.waker.take());
+        after.wakers.extend(slot.feeder.take());
         let kind = Event::Reset as u8;
         self.filling.push(Record { stream: id, parent, kind, flags: FLAG_END, code, ..Record::default() }, &[]);
-        wakers.extend(self.consumer.take());
+        after.wakers.extend(self.consumer.take());
     }
-}
-
-impl Queue {
-    pub(super) fn is_full(&self) -> bool {
-        self.records.len() >= QUEUE_RECORDS || self.arena.len() >= QUEUE_ARENA
-    }
-
-    pub(super) fn push(&mut self, mut record: Record, payload: &[u8]) {
-        record.offset = self.arena.len() as u32;
-        record.length = payload.len() as u32;
-        self.arena.extend_from_slice(payload);
-        self.records.push(record);
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.records.clear();
-        self.arena.clear();
-        // A burst must not keep its peak memory for ever.
-        self.arena.shrink_to(BATCH_ARENA);
-        self.records.shrink_to(QUEUE_RECORDS);
-    }
-}
-
-pub(super) fn body_length(record: &Record) -> u32 {
-    if record.kind == Event::Open as u8 { record.aux } else { 0 }
 }

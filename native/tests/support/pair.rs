@@ -4,14 +4,16 @@
 // Each test program uses its part of this.
 #![allow(dead_code)]
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
+use bytes::Bytes;
 use server_native::batch::Batch;
 use server_native::error::Result;
 use server_native::exchange::{Exchange, Inlet, Opening, Order, Stream};
-use server_native::record::{Command, Event, FLAG_END, Protocol, Reason, Record};
+use server_native::record::{Command, Event, FLAG_END, FLAG_LENT, Loan, Protocol, Reason, Record};
 
 /// A waker that counts, and each time calls back into the exchange: it deadlocks if it is called under the lock.
 #[derive(Debug, Default)]
@@ -46,6 +48,11 @@ impl Wake for Flag {
             exchange.counters();
         }
     }
+}
+
+/// For commands that lend nothing.
+pub fn nothing_lent(loan: Loan) -> Bytes {
+    panic!("nothing is lent here, found {loan:?}")
 }
 
 /// A waker that does nothing, for looks that no one waits after.
@@ -166,7 +173,7 @@ impl Host {
 
     /// Submits and applies at once, as a host that drives does.
     pub fn say(&self, commands: &Commands) {
-        self.exchange.submit(&commands.records, &commands.arena).expect("the commands are right");
+        commands.submit(&self.exchange).expect("the commands are right");
         self.exchange.apply(None);
     }
 }
@@ -176,6 +183,29 @@ impl Host {
 pub struct Commands {
     pub records: Vec<Record>,
     pub arena: Vec<u8>,
+    /// What is lent, by token; an address is the token too, and never looked at.
+    pub lent: HashMap<u64, Vec<u8>>,
+}
+
+/// Bytes of a test's that are given back when nobody holds them any more.
+struct Borrowed {
+    bytes: Vec<u8>,
+    token: u64,
+    exchange: Weak<Exchange>,
+}
+
+impl AsRef<[u8]> for Borrowed {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(exchange) = self.exchange.upgrade() {
+            exchange.give_back(self.token);
+        }
+    }
 }
 
 impl Commands {
@@ -187,6 +217,22 @@ impl Commands {
 
     pub fn data(self, stream: u64, body: &[u8], end: bool) -> Commands {
         self.add(stream, Command::Data, end, 0, 0, body)
+    }
+
+    pub fn submit(&self, exchange: &Arc<Exchange>) -> Result<()> {
+        exchange.submit(&self.records, &self.arena, |loan| {
+            let bytes = self.lent[&loan.token].clone();
+            assert_eq!(bytes.len() as u64, loan.length);
+            Bytes::from_owner(Borrowed { bytes, token: loan.token, exchange: Arc::downgrade(exchange) })
+        })
+    }
+
+    /// DATA that is lent; `token` is its code too.
+    pub fn lend(mut self, stream: u64, token: u16, body: &[u8], flags: u8, end: bool) -> Commands {
+        self.lent.insert(token.into(), body.to_vec());
+        let loan = [token.into(), body.len() as u64, token.into()].map(u64::to_ne_bytes).concat();
+        let flags = flags | FLAG_LENT;
+        self.add(stream, Command::Data, end, token, 0, &loan).flagged(flags)
     }
 
     /// DATA with TEXT and MORE.

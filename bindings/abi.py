@@ -10,7 +10,7 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0x175D59DC9C090EDE
+ABI_HASH: Final = 0xB7DA9E94692E41CE
 FLAG_END: Final = 1
 FLAG_EXPECT: Final = 2
 FLAG_LENT: Final = 16
@@ -346,7 +346,7 @@ class ListenOptions(ctypes.Structure):
 
 
 class Loan(ctypes.Structure):
-    """Body bytes the host keeps for us instead of copying them: what the arena holds in their place, for HEAD and DATA with LENT."""
+    """Body bytes the host keeps for us instead of copying them."""
 
     address: int
     length: int

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0x175d59dc9c090ede)
+#define SN_ABI_HASH UINT64_C(0xb7da9e94692e41ce)
 
 // `mode` of a Unix socket that the umask decides.
 #define SN_MODE_UMASK 4294967295
@@ -441,7 +441,7 @@ typedef struct sn_listen_options {
   struct sn_limits limits;
 } sn_listen_options;
 
-// Body bytes the host keeps for us instead of copying them: what the arena holds in their place, for HEAD and DATA with LENT.
+// Body bytes the host keeps for us instead of copying them. Of HEAD and DATA with LENT, the arena holds this in their place.
 //
 // The memory must neither change nor go before RETURNED names the token, or `sn_free` has returned.
 typedef struct sn_loan {

@@ -183,7 +183,7 @@ class Pump:
             self._backlog.append(batch)
 
     def _handle(self, records: bytes | memoryview, arena: bytes | memoryview) -> None:
-        peers = self._peers
+        peers, streams = self._peers, self.streams
         for stream, parent, offset, length, kind, flags, code, aux in unpack_records(records):
             if kind == _OPEN:
                 peer = peers[parent]
@@ -195,10 +195,16 @@ class Pump:
                 payload = arena[offset : offset + length]
                 if type(payload) is not bytes:
                     payload = bytes(payload)
-                self._other(stream, parent, kind, flags, code, aux, payload)
+                if kind == _DATA:
+                    # A stream that has answered already may have events on their way: they concern nobody.
+                    sink = streams.get(stream)
+                    if sink is not None:
+                        sink.on_data(payload, flags)
+                    continue
+                self._other(stream, parent, kind, code, aux, payload)
 
     def _other(
-        self, stream: int, parent: int, kind: int, flags: int, code: int, aux: int, payload: bytes
+        self, stream: int, parent: int, kind: int, code: int, aux: int, payload: bytes
     ) -> None:
         if kind == _ACCEPT:
             self._peers[stream] = Peer(payload, self.sites[parent], self)
@@ -212,21 +218,18 @@ class Pump:
             for sink in list(self.streams.values()):
                 sink.on_drain()
         else:
-            # A stream that has answered already may have events on their way: they concern nobody.
-            sink_of = self.streams.get(stream)
-            if sink_of is None:
+            hearer = self.streams.get(stream)
+            if hearer is None:
                 return
-            if kind == _DATA:
-                sink_of.on_data(payload, flags)
-            elif kind == _WRITABLE:
-                sink_of.on_writable(aux)
+            if kind == _WRITABLE:
+                hearer.on_writable(aux)
             elif kind == _END:
-                sink_of.on_end(payload, code)
+                hearer.on_end(payload, code)
             elif kind == _RESET:
                 del self.streams[stream]
-                sink_of.on_reset(code)
+                hearer.on_reset(code)
             elif kind == _PONG:
-                sink_of.on_pong(payload)
+                hearer.on_pong(payload)
 
     @staticmethod
     def slice_ends() -> float:

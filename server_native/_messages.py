@@ -55,7 +55,9 @@ class Arrivals:
         """The next message; ``None`` when there is none now."""
         if not self.messages:
             return None
-        self._owe(self._costs.popleft())
+        self._owed += self._costs.popleft()
+        if self._owed >= self._half:
+            self._owe(0)
         return self.messages.popleft()
 
     def _owe(self, cost: int) -> None:

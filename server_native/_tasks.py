@@ -57,7 +57,11 @@ class TaskSite(HandlerSite):
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Handlers that have not ended."""
-        return [sink.task for sink in self._pump.streams.values() if isinstance(sink, _Tasked)]
+        return [
+            sink.task
+            for sink in self._pump.streams.values()
+            if isinstance(sink, (_Tasked, _Parted))
+        ]
 
     def opened(
         self,
@@ -118,7 +122,8 @@ class TaskSite(HandlerSite):
             raise RuntimeError("the connection of this request was taken over already")
         if not isinstance(sink, _Tasked):
             raise disconnected(Reason.GONE)
-        request._left = sink.left = left
+        request._left = left
+        self._pump.streams[request.stream] = _Parted(request, sink.task, left)
 
     async def _serve(self, request: NativeDirectRequest) -> None:
         pump, stream = self._pump, request.stream
@@ -245,7 +250,7 @@ class TaskSite(HandlerSite):
 class _Tasked:
     """A request answered by a task: a reset cancels it."""
 
-    __slots__ = ("left", "outflow", "request", "task")
+    __slots__ = ("outflow", "request", "task")
 
     #: Set when the response is streamed.
     outflow: LoopOutflow
@@ -253,27 +258,17 @@ class _Tasked:
     def __init__(self, request: NativeDirectRequest, task: asyncio.Task[None]) -> None:
         self.request = request
         self.task = task
-        #: What hears the rest of a stream that has left HTTP.
-        self.left: Left | None = None
 
     def on_data(self, data: bytes, flags: int) -> None:
-        if self.left is not None:
-            self.left._on_data(data, flags)
-        elif self.request._inflow is not None:
+        if self.request._inflow is not None:
             self.request._inflow.feed(data, bool(flags & FLAG_END))
 
-    def on_end(self, trailers: bytes, code: int) -> None:
-        if self.left is not None:
-            self.left._on_end(trailers, code)
-        elif self.request._inflow is not None:
+    def on_end(self, trailers: bytes, code: int) -> None:  # noqa: ARG002 - messages end with one
+        if self.request._inflow is not None:
             self.request._inflow.end(trailers)
 
     def on_reset(self, reason: int) -> None:
         self.request._disconnected = True
-        if self.left is not None:
-            # Reading and writing say so; a WebSocket's handler may have more to do than its client waits for.
-            self.left._on_reset(reason)
-            return
         if self.request._inflow is not None:
             self.request._inflow.fail(reason)
         if hasattr(self, "outflow"):
@@ -281,17 +276,37 @@ class _Tasked:
         self.task.cancel()
 
     def on_writable(self, size: int) -> None:
-        if self.left is not None:
-            self.left._on_writable(size)
-        elif hasattr(self, "outflow"):
+        if hasattr(self, "outflow"):
             self.outflow.writable(size)
 
     def on_pong(self, data: bytes) -> None:
-        if self.left is not None:
-            self.left._on_pong(data)
+        """Only message streams have pongs."""
 
     def on_drain(self) -> None:
         self.request._disconnected = True
-        if self.left is not None:
-            self.left._on_drain()
+        self.task.cancel()
+
+
+class _Parted:
+    """The same once it has left HTTP: what comes goes straight to whom it is for."""
+
+    __slots__ = ("left", "on_data", "on_end", "on_pong", "on_writable", "request", "task")
+
+    def __init__(self, request: NativeDirectRequest, task: asyncio.Task[None], left: Left) -> None:
+        self.request = request
+        self.task = task
+        self.left = left
+        self.on_data = left._on_data
+        self.on_end = left._on_end
+        self.on_pong = left._on_pong
+        self.on_writable = left._on_writable
+
+    def on_reset(self, reason: int) -> None:
+        self.request._disconnected = True
+        # Reading and writing say so; a WebSocket's handler may have more to do than its client waits for.
+        self.left._on_reset(reason)
+
+    def on_drain(self) -> None:
+        self.request._disconnected = True
+        self.left._on_drain()
         self.task.cancel()

@@ -44,7 +44,7 @@ pub const FLAG_LENT: u8 = 0x10;
 /// What each DATA of a message stream costs of credit and window besides its payload: empty messages are not free.
 pub const MESSAGE_COST: u32 = 64;
 
-/// Body bytes the host keeps for us instead of copying them: what the arena holds in their place, for HEAD and DATA with LENT.
+/// Body bytes the host keeps for us instead of copying them. Of HEAD and DATA with LENT, the arena holds this in their place.
 ///
 /// The memory must neither change nor go before RETURNED names the token, or `sn_free` has returned.
 #[repr(C)]

@@ -12,7 +12,7 @@ import h2.exceptions
 import h2.settings
 import pytest
 
-from server_native import Limits, NativeDirectRequest, NativeDirectResponse
+from server_native import ClientDisconnected, Limits, NativeDirectRequest, NativeDirectResponse
 from tests.integration.clients import H2, Wire, eventually
 from tests.integration.servers import PATIENCE, Mode, Serve
 
@@ -64,6 +64,27 @@ def test_streams_are_answered_as_they_are_ready(serve: Serve) -> None:
         slow = client.open("/slow")
         assert client.request("/fast").body == b"/fast"
         assert client.answer(slow).body == b"/slow"
+
+
+def test_early_hints_come_before_the_handler_has_answered(serve: Serve) -> None:
+    hinted = threading.Event()
+
+    def handler(request: NativeDirectRequest) -> str:
+        request.inform(103, {"link": "</style.css>; rel=preload"})
+        request.inform(103, {"link": "</more.css>; rel=preload"})
+        assert hinted.wait(PATIENCE), "the client has seen the hints before the answer is made"
+        return "whole"
+
+    with H2(serve(handler, threads=1).address) as client:
+        stream = client.open()
+        client.wait(lambda: len(client.hints) == 2)
+        assert client.hints == [
+            [(":status", "103"), ("link", "</style.css>; rel=preload")],
+            [(":status", "103"), ("link", "</more.css>; rel=preload")],
+        ]
+        hinted.set()
+        answer = client.answer(stream)
+        assert (answer.status, answer.body) == (200, b"whole")
 
 
 def test_authority_wins_over_host(serve: Serve) -> None:
@@ -200,6 +221,32 @@ def test_a_reset_by_the_client_closes_the_generator(serve: Serve, mode: Mode) ->
         client.flush()
         assert closed.wait(PATIENCE)
         assert client.request("/other").body == b"other"
+
+
+@pytest.mark.parametrize("declared", [False, True], ids=["open", "declared"])
+def test_an_upload_that_the_client_cancels_is_no_whole_body(serve: Serve, declared: bool) -> None:
+    begun, over = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def handler(request: NativeDirectRequest) -> str:
+        try:
+            for _ in request:
+                begun.set()
+            seen.append("whole")
+        except ClientDisconnected as error:
+            seen.append(str(error))
+        over.set()
+        return ""
+
+    fields = [("content-length", "200000")] if declared else []
+    with H2(serve(handler, threads=1).address) as client:
+        stream = client.open("/", *fields, method="POST", end=False)
+        client.send(stream, b"x" * 1000)
+        assert begun.wait(PATIENCE)
+        client.state.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+        client.flush()
+        assert over.wait(PATIENCE)
+    assert seen == ["the client is gone"]
 
 
 def test_a_client_that_vanishes_cancels_every_stream(serve: Serve) -> None:

@@ -333,8 +333,9 @@ ATTACKS = [
         small=5_000,
         full=100_000,
         speaks="http/2",
-        expected="GOAWAY; handlers bounded",
-        bars=Bars(handlers_per_unit=0.5, check=_ended),
+        expected="GOAWAY after `h2_resets` in a second",
+        # As many resets as are allowed, and `h2_streams` that had been begun when there was one more.
+        bars=Bars(handlers_per_connection=400, check=_ended),
     ),
     Attack(
         name="made_you_reset",

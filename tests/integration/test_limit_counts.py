@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 import threading
 from collections.abc import Callable
@@ -313,6 +314,27 @@ class TestHttp3:
             await client.wait(lambda: client.closed is not None)
 
         count(talk(Limits(h3_resets=5), conversation, handler), "h3_resets")
+
+    def test_a_client_that_allows_no_control_stream(
+        self, serve: Serve, authority: Authority, identity: Identity
+    ) -> None:
+        """It only pings: neither silence nor an idle time would end it, and a stop would wait for it."""
+        running = serve(read, limits=Limits(handshake_ms=400), **identity.options)
+
+        async def main() -> None:
+            opened = H3.open(running.address, trust=authority.path, unidirectional=0)
+            async with opened as client:
+                for number in itertools.count():
+                    client.quic.send_ping(number)
+                    client.transmit()
+                    client._changed.clear()
+                    await client._changed.wait()
+                    if client.closed is not None:
+                        return
+
+        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+        count(running, "handshake_ms")
+        eventually(lambda: running.stats()["connections"] == 0, "it is gone")
 
     def test_an_unproven_address(self, talk: Callable[..., Running]) -> None:
         async def conversation(client: H3) -> None:

@@ -10,7 +10,7 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0xD7E86019D3C2206C
+ABI_HASH: Final = 0x1D6B3E7C15F2ADE5
 FLAG_END: Final = 1
 FLAG_EXPECT: Final = 2
 FLAG_LENT: Final = 16
@@ -177,6 +177,7 @@ class Stats(ctypes.Structure):
     accepted: int
     refused: int
     overdue: int
+    busy: int
     streams: int
     opened: int
     stale_commands: int
@@ -192,6 +193,7 @@ class Stats(ctypes.Structure):
         ("accepted", ctypes.c_uint64),
         ("refused", ctypes.c_uint64),
         ("overdue", ctypes.c_uint64),
+        ("busy", ctypes.c_uint64),
         ("streams", ctypes.c_uint64),
         ("opened", ctypes.c_uint64),
         ("stale_commands", ctypes.c_uint64),

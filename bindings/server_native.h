@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0xd7e86019d3c2206c)
+#define SN_ABI_HASH UINT64_C(0x1d6b3e7c15f2ade5)
 
 // `mode` of a Unix socket that the umask decides.
 #define SN_MODE_UMASK 4294967295
@@ -292,6 +292,8 @@ typedef struct sn_stats {
   uint64_t refused;
   // Deadlines that fired (idle, head, body rate, write stall).
   uint64_t overdue;
+  // Connections of which a stream is open now.
+  uint64_t busy;
   // Streams open now.
   uint64_t streams;
   // Streams opened since the start.

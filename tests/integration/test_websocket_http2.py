@@ -162,6 +162,8 @@ def test_many_on_one_connection(serve: Serve, app: App, mode: Mode) -> None:
             tunnel.send(encode(TEXT, b"%d" % number))
         for number, tunnel in enumerate(tunnels):
             assert tunnel.message() == b"%d" % number
+        stats = running.stats()
+        assert (stats["connections"], stats["busy"], stats["streams"]) == (1, 1, 50)
         assert client.request("/refuse").status == 418, "requests go on beside them"
         for tunnel in tunnels[::2]:
             tunnel.send(encode(CLOSE, closing(1000)), end=True)

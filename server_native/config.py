@@ -191,8 +191,8 @@ class Limits:
     body_rate: int = 240
     #: Before ``body_rate`` is asked for.
     body_grace_ms: int = 5_000
-    #: A client that takes nothing of a waiting response; reset. Over HTTP/2 and HTTP/3 the stream alone, while others of its
-    #: connection move on.
+    #: A client that takes nothing of a waiting response; reset. Over HTTP/2 and HTTP/3 the stream alone, while others
+    #: of its connection move on.
     write_stall_ms: int = 60_000
     #: HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS.
     h2_streams: int = 200

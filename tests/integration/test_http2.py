@@ -28,6 +28,35 @@ def test_both_versions_share_the_port(serve: Serve, mode: Mode) -> None:
         assert client.request().body == b"HTTP/2"
 
 
+@pytest.mark.parametrize("rest", [b"SM\r\n\rx", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"SM"])
+def test_a_preface_that_breaks_off_is_not_answered_in_http1(serve: Serve, rest: bytes) -> None:
+    """RFC 9113 section 3.4: a connection error; GOAWAY may be left out."""
+    running = serve(lambda _: "never")
+    with Wire(running.address) as wire:
+        wire.send(PREFACE[:18] + rest)
+        wire.half_close()
+        heard = b""
+        with contextlib.suppress(ConnectionResetError):
+            heard = wire.rest()
+        assert b"HTTP/1.1" not in heard
+    eventually(lambda: running.stats()["connections"] == 0, "the connection is over")
+
+
+def test_a_literal_whose_name_is_in_no_table_ends_the_connection(serve: Serve) -> None:
+    """RFC 7541 section 2.3.3. h2spec has this case in releases that Go's proxy does not serve.
+
+    It takes the close for enough, as the crate h2 calls all that cannot be decoded PROTOCOL_ERROR.
+    """
+    with H2(serve(lambda _: "never").address) as client:
+        block = client.state.encoder.encode([(":method", "GET"), (":path", "/")])
+        block += b"\x86" + b"\x01\x04test"
+        block += b"\x0f\x37\x01x"  # without indexing, name 70 of 61 and those just inserted
+        client.socket.sendall(len(block).to_bytes(3, "big") + b"\x01\x05\0\0\0\x01" + block)
+        client.drain()
+        codes = [goaway.error_code for goaway in client.goaways]
+        assert codes == [h2.errors.ErrorCodes.PROTOCOL_ERROR]
+
+
 def test_switched_off_it_is_refused_like_any_nonsense(serve: Serve) -> None:
     running = serve(lambda _: "never", http2=False)
     with Wire(running.address) as wire:

@@ -221,9 +221,7 @@ def test_a_peer_that_answers_no_ping(serve: Serve) -> None:
     count(running, "h2_ping_ms")
 
 
-def test_no_http2_preface_after_tls(
-    serve: Serve, authority: Authority, identity: Identity
-) -> None:
+def test_no_http2_preface_after_tls(serve: Serve, authority: Authority, identity: Identity) -> None:
     running = serve(read, limits=Limits(detection_ms=40), **identity.options)
     with (
         Wire(running.address, tls=authority.context("h2")) as wire,

@@ -394,9 +394,7 @@ def test_the_end_of_bytes_says_whether_it_was_orderly(serve: Serve, mode: Mode, 
 
 @two
 @pytest.mark.parametrize("reading", [True, False], ids=["read", "unread"])
-def test_bytes_of_a_stream_that_the_client_resets(
-    serve: Serve, mode: Mode, reading: bool
-) -> None:
+def test_bytes_of_a_stream_that_the_client_resets(serve: Serve, mode: Mode, reading: bool) -> None:
     """Noticed whether or not the handler reads; what came before is no whole."""
     told: list[str] = []
     over = threading.Event()

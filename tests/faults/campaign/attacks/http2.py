@@ -119,6 +119,9 @@ def repeated(
                     client.through(data) if number % 2 == 0 else client.send(data, reading=False)
                 ):
                     break
+            if before is not None:
+                # What was sent without reading is still to be read by the server, which ends the connection then.
+                client.finish()
             return sent
 
         return flood(target, attack)

@@ -10,7 +10,7 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0xB7DA9E94692E41CE
+ABI_HASH: Final = 0x0F9D6EB7236ED4CF
 FLAG_END: Final = 1
 FLAG_EXPECT: Final = 2
 FLAG_LENT: Final = 16
@@ -134,6 +134,7 @@ class LimitCounts(ctypes.Structure):
     body_rate: int
     write_stall_ms: int
     h2_pending_resets: int
+    h2_resets: int
     h2_ping_ms: int
     h3_field_section_bytes: int
     h3_resets: int
@@ -157,6 +158,7 @@ class LimitCounts(ctypes.Structure):
         ("body_rate", ctypes.c_uint64),
         ("write_stall_ms", ctypes.c_uint64),
         ("h2_pending_resets", ctypes.c_uint64),
+        ("h2_resets", ctypes.c_uint64),
         ("h2_ping_ms", ctypes.c_uint64),
         ("h3_field_section_bytes", ctypes.c_uint64),
         ("h3_resets", ctypes.c_uint64),
@@ -175,6 +177,7 @@ class Stats(ctypes.Structure):
     accepted: int
     refused: int
     overdue: int
+    busy: int
     streams: int
     opened: int
     stale_commands: int
@@ -190,6 +193,7 @@ class Stats(ctypes.Structure):
         ("accepted", ctypes.c_uint64),
         ("refused", ctypes.c_uint64),
         ("overdue", ctypes.c_uint64),
+        ("busy", ctypes.c_uint64),
         ("streams", ctypes.c_uint64),
         ("opened", ctypes.c_uint64),
         ("stale_commands", ctypes.c_uint64),
@@ -260,6 +264,7 @@ class Limits(ctypes.Structure):
     h2_header_list_bytes: int
     h2_window: int
     h2_pending_resets: int
+    h2_resets: int
     h2_frame_bytes: int
     h2_ping_ms: int
     h3_streams: int
@@ -295,6 +300,7 @@ class Limits(ctypes.Structure):
         ("h2_header_list_bytes", ctypes.c_uint32),
         ("h2_window", ctypes.c_uint32),
         ("h2_pending_resets", ctypes.c_uint32),
+        ("h2_resets", ctypes.c_uint32),
         ("h2_frame_bytes", ctypes.c_uint32),
         ("h2_ping_ms", ctypes.c_uint32),
         ("h3_streams", ctypes.c_uint32),

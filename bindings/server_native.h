@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0xb7da9e94692e41ce)
+#define SN_ABI_HASH UINT64_C(0x0f9d6eb7236ed4cf)
 
 // `mode` of a Unix socket that the umask decides.
 #define SN_MODE_UMASK 4294967295
@@ -258,10 +258,12 @@ typedef struct sn_limit_counts {
   uint64_t handshake_ms;
   // Bodies that came too slowly.
   uint64_t body_rate;
-  // Connections whose peer took nothing.
+  // Connections and streams whose peer took nothing.
   uint64_t write_stall_ms;
   // Connections closed for their resets.
   uint64_t h2_pending_resets;
+  // Connections closed for their resets.
+  uint64_t h2_resets;
   // Connections whose peer answered no ping.
   uint64_t h2_ping_ms;
   // Field sections refused.
@@ -290,6 +292,8 @@ typedef struct sn_stats {
   uint64_t refused;
   // Deadlines that fired (idle, head, body rate, write stall).
   uint64_t overdue;
+  // Connections of which a stream is open now.
+  uint64_t busy;
   // Streams open now.
   uint64_t streams;
   // Streams opened since the start.
@@ -372,7 +376,8 @@ typedef struct sn_limits {
   uint32_t body_rate;
   // Milliseconds before `body_rate` is asked for.
   uint32_t body_grace_ms;
-  // Milliseconds a client may take nothing of a response that waits; the connection is reset.
+  // Milliseconds a client may take nothing of a response that waits; the connection is reset. A stream of HTTP/2 or
+  // HTTP/3 alone, while others of its connection move on.
   uint32_t write_stall_ms;
   // HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS.
   uint32_t h2_streams;
@@ -382,6 +387,9 @@ typedef struct sn_limits {
   uint32_t h2_window;
   // HTTP/2 streams reset by the peer and not yet cleaned up; GOAWAY(ENHANCE_YOUR_CALM) beyond.
   uint32_t h2_pending_resets;
+  // HTTP/2 requests reset by the peer within one second, once begun; GOAWAY(ENHANCE_YOUR_CALM) and the end of the
+  // connection beyond. Not less than `h2_streams`: a browser that leaves a page cancels all it has asked for at once.
+  uint32_t h2_resets;
   // HTTP/2 frame payload we accept, in bytes (16,384 to 16,777,215).
   uint32_t h2_frame_bytes;
   // Milliseconds between HTTP/2 pings on a quiet connection; also how long an answer may take. 0 = none.

@@ -191,7 +191,8 @@ class Limits:
     body_rate: int = 240
     #: Before ``body_rate`` is asked for.
     body_grace_ms: int = 5_000
-    #: A client that takes nothing of a waiting response; reset.
+    #: A client that takes nothing of a waiting response; reset. Over HTTP/2 and HTTP/3 the stream alone, while others
+    #: of its connection move on.
     write_stall_ms: int = 60_000
     #: HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS.
     h2_streams: int = 200
@@ -201,6 +202,9 @@ class Limits:
     h2_window: int = 1024 * 1024
     #: HTTP/2 streams reset by the peer and not yet cleaned up; GOAWAY beyond.
     h2_pending_resets: int = 100
+    #: HTTP/2 requests reset by the peer within a second, once begun; the connection is closed beyond (GOAWAY,
+    #: ENHANCE_YOUR_CALM). Keep it at ``h2_streams`` or more: a browser that leaves a page cancels all of them at once.
+    h2_resets: int = 200
     #: HTTP/2 SETTINGS_MAX_FRAME_SIZE.
     h2_frame_bytes: int = 16 * 1024
     #: HTTP/2 pings on a quiet connection, and how long their answer may take. 0 = none.

@@ -203,7 +203,7 @@ class NativeDirectRequest:
         """Sends an interim response before the real one: ``request.inform(103, {"link": "</a.css>; rel=preload"})``.
 
         ``status`` is 102 to 199 (RFC 9110 section 15.2); 100 is sent by itself when the body is asked for. Clients
-        need not understand it: it is left out for HTTP/1.0 and, for now, for HTTP/2.
+        need not understand it: it is left out for HTTP/1.0.
         """
         if not isinstance(status, int) or not 102 <= status <= 199:
             raise ConfigurationError(

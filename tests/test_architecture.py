@@ -32,7 +32,7 @@ RUST_MAY_USE = {
 }
 """A folder is one module. A new module gets its line here and its place in docs/architecture.md."""
 
-RUNTIMES = r"\b(tokio|hyper|hyper_util|quinn|h3)\b"
+RUNTIMES = r"\b(tokio|quinn|h2|h3)\b"
 CLOCKS = r"\bstd::time\b|\b(Instant|SystemTime)\b"
 SOCKETS = (
     r"\b(socket2|rustix)\b|\b(Tcp|Udp|Unix)(Stream|Listener|Socket|Datagram)\b|\bToSocketAddrs\b"

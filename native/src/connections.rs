@@ -216,7 +216,8 @@ impl Connections {
     pub fn figures(&self) -> Figures {
         let table = self.lock();
         Figures {
-            open: table.watches.len() as u64,
+            // Not the watches: a tunnel has one of its own.
+            open: table.per_listener.values().map(|count| u64::from(*count)).sum(),
             accepted: table.accepted,
             refused: table.refused,
             overdue: table.overdue,

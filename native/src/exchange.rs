@@ -13,6 +13,7 @@
 mod stream;
 mod table;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
@@ -65,6 +66,8 @@ pub struct Counters {
     pub opened: u64,
     /// Streams that have a slot now.
     pub live: u64,
+    /// Connections that have one of those.
+    pub busy: u64,
     /// Commands for streams that are over: late answers, not errors.
     pub stale_commands: u64,
     /// Streams reset because the host sent more than the window.
@@ -325,10 +328,12 @@ impl Exchange {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Figures as of now.
+    /// Figures as of now. Looks at every slot.
     pub fn counters(&self) -> Counters {
         let state = self.lock();
+        let busy: HashSet<u64> = state.slots.iter().filter(|slot| slot.live).map(|slot| slot.parent).collect();
         Counters {
+            busy: busy.len() as u64,
             queued_records: state.filling.records.len() as u64,
             queued_bytes: state.filling.arena.len() as u64,
             ..state.counters

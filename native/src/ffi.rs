@@ -70,6 +70,8 @@ pub struct Stats {
     pub refused: u64,
     /// Deadlines that fired (idle, head, body rate, write stall).
     pub overdue: u64,
+    /// Connections of which a stream is open now.
+    pub busy: u64,
     /// Streams open now.
     pub streams: u64,
     /// Streams opened since the start.
@@ -329,6 +331,7 @@ pub unsafe extern "C" fn sn_debug_stats(runtime: *const Runtime, out_stats: *mut
             accepted: connections.accepted,
             refused: connections.refused,
             overdue: connections.overdue,
+            busy: streams.busy,
             streams: streams.live,
             opened: streams.opened,
             stale_commands: streams.stale_commands,

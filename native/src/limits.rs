@@ -39,7 +39,8 @@ pub struct Limits {
     pub body_rate: u32,
     /// Milliseconds before `body_rate` is asked for.
     pub body_grace_ms: u32,
-    /// Milliseconds a client may take nothing of a response that waits; the connection is reset.
+    /// Milliseconds a client may take nothing of a response that waits; the connection is reset. A stream of HTTP/2 or
+    /// HTTP/3 alone, while others of its connection move on.
     pub write_stall_ms: u32,
     /// HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS.
     pub h2_streams: u32,
@@ -49,6 +50,9 @@ pub struct Limits {
     pub h2_window: u32,
     /// HTTP/2 streams reset by the peer and not yet cleaned up; GOAWAY(ENHANCE_YOUR_CALM) beyond.
     pub h2_pending_resets: u32,
+    /// HTTP/2 requests reset by the peer within one second, once begun; GOAWAY(ENHANCE_YOUR_CALM) and the end of the
+    /// connection beyond. Not less than `h2_streams`: a browser that leaves a page cancels all it has asked for at once.
+    pub h2_resets: u32,
     /// HTTP/2 frame payload we accept, in bytes (16,384 to 16,777,215).
     pub h2_frame_bytes: u32,
     /// Milliseconds between HTTP/2 pings on a quiet connection; also how long an answer may take. 0 = none.
@@ -100,6 +104,7 @@ impl Default for Limits {
             h2_header_list_bytes: 16 * 1024,
             h2_window: 1024 * 1024,
             h2_pending_resets: 100,
+            h2_resets: 200,
             h2_frame_bytes: 16 * 1024,
             h2_ping_ms: 30_000,
             h3_streams: 100,
@@ -138,6 +143,7 @@ impl Limits {
         in_range("h2_header_list_bytes", self.h2_header_list_bytes, 256, 256 * 1024)?;
         in_range("h2_window", self.h2_window, 65_535, (1 << 31) - 1)?;
         in_range("h2_pending_resets", self.h2_pending_resets, 1, 65_535)?;
+        in_range("h2_resets", self.h2_resets, 1, 65_535)?;
         in_range("h2_frame_bytes", self.h2_frame_bytes, 16_384, 16_777_215)?;
         in_range("h3_streams", self.h3_streams, 1, 65_535)?;
         in_range("h3_field_section_bytes", self.h3_field_section_bytes, 256, 256 * 1024)?;
@@ -201,10 +207,12 @@ pub enum Limit {
     HandshakeMs,
     /// `body_rate`: bodies that came too slowly.
     BodyRate,
-    /// `write_stall_ms`: connections whose peer took nothing.
+    /// `write_stall_ms`: connections and streams whose peer took nothing.
     WriteStallMs,
     /// `h2_pending_resets`: connections closed for their resets.
     H2PendingResets,
+    /// `h2_resets`: connections closed for their resets.
+    H2Resets,
     /// `h2_ping_ms`: connections whose peer answered no ping.
     H2PingMs,
     /// `h3_field_section_bytes`: field sections refused.
@@ -249,10 +257,12 @@ pub struct LimitCounts {
     pub handshake_ms: u64,
     /// Bodies that came too slowly.
     pub body_rate: u64,
-    /// Connections whose peer took nothing.
+    /// Connections and streams whose peer took nothing.
     pub write_stall_ms: u64,
     /// Connections closed for their resets.
     pub h2_pending_resets: u64,
+    /// Connections closed for their resets.
+    pub h2_resets: u64,
     /// Connections whose peer answered no ping.
     pub h2_ping_ms: u64,
     /// Field sections refused.
@@ -298,6 +308,7 @@ impl Meter {
             body_rate: of(Limit::BodyRate),
             write_stall_ms: of(Limit::WriteStallMs),
             h2_pending_resets: of(Limit::H2PendingResets),
+            h2_resets: of(Limit::H2Resets),
             h2_ping_ms: of(Limit::H2PingMs),
             h3_field_section_bytes: of(Limit::H3FieldSectionBytes),
             h3_resets: of(Limit::H3Resets),

@@ -790,6 +790,8 @@ impl World {
         let expected = Counters {
             queued_records: self.filling.len() as u64,
             queued_bytes: self.filling_bytes as u64,
+            // Each stream has a parent of its own here.
+            busy: self.counters.live,
             ..self.counters
         };
         assert_eq!(self.exchange.counters(), expected);

@@ -296,6 +296,7 @@ class H2:
         self._streams: dict[int, H2Answer] = {}
         self.goaways: list[h2.events.ConnectionTerminated] = []
         self.pings = 0
+        self.hints: list[list[tuple[str, str]]] = []
         self.eof = False
         self._unread = bytearray()
 
@@ -424,6 +425,8 @@ class H2:
             self.state.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
         elif isinstance(event, h2.events.PingAckReceived):
             self.pings += 1
+        elif isinstance(event, h2.events.InformationalResponseReceived):
+            self.hints.append(_pairs(event.headers))
         stream = getattr(event, "stream_id", None)
         if not stream:
             return

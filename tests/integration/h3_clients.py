@@ -158,13 +158,15 @@ class H3(QuicConnectionProtocol):
         window: int = 1024 * 1024,
         stream_window: int | None = None,
         settings: dict[int, int] | None = None,
+        unidirectional: int | None = None,
         ticket: SessionTicket | None = None,
         tickets: Callable[[SessionTicket], None] | None = None,
     ) -> AsyncIterator[H3]:
         """Connects, and closes at the end of the block.
 
         ``trust`` is the file of the authority to believe, ``window`` the bytes of flow control that connection and
-        streams begin with, ``stream_window`` a different one for streams. ``settings`` go into SETTINGS. ``ticket`` is
+        streams begin with, ``stream_window`` a different one for streams. ``settings`` go into SETTINGS.
+        ``unidirectional`` is how many streams of that kind the server may open. ``ticket`` is
         tried for resumption, new ones go to ``tickets``.
         Raises ``ConnectionError`` with the reason when there is no handshake.
         """
@@ -178,6 +180,8 @@ class H3(QuicConnectionProtocol):
         )
         configuration.load_verify_locations(str(trust))
         quic = _Connection(configuration=configuration, session_ticket_handler=tickets)
+        if unidirectional is not None:
+            quic._local_max_streams_uni.value = unidirectional
         client = cls(quic, settings or {})
         client._authority = f"{server_name}:{address[1]}"
         await client._bind(address[0])

@@ -12,7 +12,7 @@ import h2.exceptions
 import h2.settings
 import pytest
 
-from server_native import Limits, NativeDirectRequest, NativeDirectResponse
+from server_native import ClientDisconnected, Limits, NativeDirectRequest, NativeDirectResponse
 from tests.integration.clients import H2, Wire, eventually
 from tests.integration.servers import PATIENCE, Mode, Serve
 
@@ -26,6 +26,35 @@ def test_both_versions_share_the_port(serve: Serve, mode: Mode) -> None:
     with H2(running.address) as client, Wire(running.address) as wire:
         assert wire.get().body == b"HTTP/1.1"
         assert client.request().body == b"HTTP/2"
+
+
+@pytest.mark.parametrize("rest", [b"SM\r\n\rx", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"SM"])
+def test_a_preface_that_breaks_off_is_not_answered_in_http1(serve: Serve, rest: bytes) -> None:
+    """RFC 9113 section 3.4: a connection error; GOAWAY may be left out."""
+    running = serve(lambda _: "never")
+    with Wire(running.address) as wire:
+        wire.send(PREFACE[:18] + rest)
+        wire.half_close()
+        heard = b""
+        with contextlib.suppress(ConnectionResetError):
+            heard = wire.rest()
+        assert b"HTTP/1.1" not in heard
+    eventually(lambda: running.stats()["connections"] == 0, "the connection is over")
+
+
+def test_a_literal_whose_name_is_in_no_table_ends_the_connection(serve: Serve) -> None:
+    """RFC 7541 section 2.3.3. h2spec has this case in releases that Go's proxy does not serve.
+
+    It takes the close for enough, as the crate h2 calls all that cannot be decoded PROTOCOL_ERROR.
+    """
+    with H2(serve(lambda _: "never").address) as client:
+        block = client.state.encoder.encode([(":method", "GET"), (":path", "/")])
+        block += b"\x86" + b"\x01\x04test"
+        block += b"\x0f\x37\x01x"  # without indexing, name 70 of 61 and those just inserted
+        client.socket.sendall(len(block).to_bytes(3, "big") + b"\x01\x05\0\0\0\x01" + block)
+        client.drain()
+        codes = [goaway.error_code for goaway in client.goaways]
+        assert codes == [h2.errors.ErrorCodes.PROTOCOL_ERROR]
 
 
 def test_switched_off_it_is_refused_like_any_nonsense(serve: Serve) -> None:
@@ -64,6 +93,27 @@ def test_streams_are_answered_as_they_are_ready(serve: Serve) -> None:
         slow = client.open("/slow")
         assert client.request("/fast").body == b"/fast"
         assert client.answer(slow).body == b"/slow"
+
+
+def test_early_hints_come_before_the_handler_has_answered(serve: Serve) -> None:
+    hinted = threading.Event()
+
+    def handler(request: NativeDirectRequest) -> str:
+        request.inform(103, {"link": "</style.css>; rel=preload"})
+        request.inform(103, {"link": "</more.css>; rel=preload"})
+        assert hinted.wait(PATIENCE), "the client has seen the hints before the answer is made"
+        return "whole"
+
+    with H2(serve(handler, threads=1).address) as client:
+        stream = client.open()
+        client.wait(lambda: len(client.hints) == 2)
+        assert client.hints == [
+            [(":status", "103"), ("link", "</style.css>; rel=preload")],
+            [(":status", "103"), ("link", "</more.css>; rel=preload")],
+        ]
+        hinted.set()
+        answer = client.answer(stream)
+        assert (answer.status, answer.body) == (200, b"whole")
 
 
 def test_authority_wins_over_host(serve: Serve) -> None:
@@ -200,6 +250,32 @@ def test_a_reset_by_the_client_closes_the_generator(serve: Serve, mode: Mode) ->
         client.flush()
         assert closed.wait(PATIENCE)
         assert client.request("/other").body == b"other"
+
+
+@pytest.mark.parametrize("declared", [False, True], ids=["open", "declared"])
+def test_an_upload_that_the_client_cancels_is_no_whole_body(serve: Serve, declared: bool) -> None:
+    begun, over = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def handler(request: NativeDirectRequest) -> str:
+        try:
+            for _ in request:
+                begun.set()
+            seen.append("whole")
+        except ClientDisconnected as error:
+            seen.append(str(error))
+        over.set()
+        return ""
+
+    fields = [("content-length", "200000")] if declared else []
+    with H2(serve(handler, threads=1).address) as client:
+        stream = client.open("/", *fields, method="POST", end=False)
+        client.send(stream, b"x" * 1000)
+        assert begun.wait(PATIENCE)
+        client.state.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+        client.flush()
+        assert over.wait(PATIENCE)
+    assert seen == ["the client is gone"]
 
 
 def test_a_client_that_vanishes_cancels_every_stream(serve: Serve) -> None:

@@ -13,6 +13,7 @@ import pytest
 from server_native import (
     ClientDisconnected,
     ConfigurationError,
+    ConnectionInfo,
     ConnectionsInfo,
     Cookie,
     HttpRequest,
@@ -578,6 +579,37 @@ class TestConnections:
             active.answer()
             eventually(lambda: info() == ConnectionsInfo(2, 0, 2, 0), "both idle")
         eventually(lambda: info() == ConnectionsInfo(0, 0, 0, 0), "none")
+
+    def test_one_of_http2_with_several_requests_is_one(self, listen: Listen) -> None:
+        proceed = asyncio.Event()
+
+        async def handler(request: HttpRequest) -> None:
+            await proceed.wait()
+
+        running = listen(answering(handler))
+
+        def info() -> ConnectionsInfo:
+            return running.call(NativeHttpServer.connections_info)
+
+        with H2(running.address) as active, H2(running.address), Wire(running.address):
+            streams = [active.open() for _ in range(3)]
+            eventually(lambda: running.stats()["streams"] == 3, "three requests")
+            assert info() == ConnectionsInfo(3, 1, 2, 0)
+            running.call(lambda _: proceed.set())
+            for stream in streams:
+                active.answer(stream)
+            eventually(lambda: info() == ConnectionsInfo(3, 0, 3, 0), "all idle")
+
+    def test_over_http2_the_two_ends_are_known(self, listen: Listen) -> None:
+        seen: list[ConnectionInfo] = []
+
+        async def handler(request: HttpRequest) -> None:
+            seen.append(request.connection_info)
+
+        running = listen(answering(handler))
+        with H2(running.address) as client:
+            client.request()
+            assert seen == [ConnectionInfo(client.socket.getsockname(), running.address)]
 
     def test_one_that_stays_idle_is_closed(self, listen: Listen) -> None:
         with Wire(listen(answering(ok), idle_timeout=0.05).address) as wire:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import ssl
+import threading
 from collections.abc import Callable
 from typing import Any
 
+import h2.errors
 import pytest
 
 from server_native import Limits, NativeDirectRequest, NativeDirectResponse
@@ -13,7 +17,7 @@ from server_native._bindings import abi
 from tests.integration.certificates import Authority, Identity
 from tests.integration.clients import H2, Wire, eventually
 from tests.integration.h3_clients import H3
-from tests.integration.servers import Running, Serve
+from tests.integration.servers import PATIENCE, Running, Serve
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -124,6 +128,109 @@ def test_http2_keeps_its_own(serve: Serve) -> None:
         )
 
 
+def asked(client: H2, number: int) -> list[int]:
+    return [client.open("/wait") for _ in range(number)]
+
+
+def resetting(client: H2, streams: list[int]) -> None:
+    for stream in streams:
+        client.state.reset_stream(stream, h2.errors.ErrorCodes.CANCEL)
+    client.flush()
+
+
+async def waiting(request: NativeDirectRequest) -> str:
+    if request.path == "/wait":
+        await asyncio.sleep(60)
+    return "there"
+
+
+def test_resets_of_begun_requests_end_an_http2_connection(serve: Serve) -> None:
+    running = serve(waiting, limits=Limits(h2_resets=5))
+    with H2(running.address) as client:
+        streams = asked(client, 8)
+        eventually(lambda: running.stats()["streams"] == 8, "all have begun")
+        resetting(client, streams)
+        client.drain()
+        codes = [goaway.error_code for goaway in client.goaways]
+        assert codes == [h2.errors.ErrorCodes.ENHANCE_YOUR_CALM]
+    eventually(lambda: running.stats()["streams"] == 0, "no stream is left")
+    count(running, "h2_resets")
+
+
+def test_who_leaves_a_page_cancels_all_streams_at_once(serve: Serve) -> None:
+    """The default allows it: as many resets in a second as there may be streams."""
+    running = serve(waiting)
+    with H2(running.address) as client:
+        streams = asked(client, Limits().h2_streams)
+        eventually(lambda: running.stats()["streams"] == len(streams), "all have begun")
+        resetting(client, streams)
+        eventually(lambda: running.stats()["streams"] == 0, "all are cancelled")
+        assert client.request("/").body == b"there"
+    assert counted(running, "h2_resets") == 0
+
+
+def test_a_stalled_stream_is_reset_while_another_moves_on(serve: Serve) -> None:
+    """Endless and complete answers alike; who still takes something is left alone."""
+    over = threading.Event()
+
+    def handler(request: NativeDirectRequest) -> NativeDirectResponse | bytes:
+        def source() -> Any:
+            try:
+                while True:
+                    yield b"x" * 1000
+            finally:
+                over.set()
+
+        if request.path == "/whole":
+            return b"x" * 1000
+        return NativeDirectResponse.stream(source())
+
+    running = serve(handler, limits=Limits(write_stall_ms=400))
+    with H2(running.address, acknowledge=False, window=10) as client:
+        endless, whole, moving = client.open("/endless"), client.open("/whole"), client.open("/")
+        stalled = (endless, whole)
+        while any(client.known(stream).reset is None for stream in stalled):
+            client.state.increment_flow_control_window(1, moving)
+            client.flush()
+            seen = len(client.known(moving).body)
+            client.wait(lambda seen=seen: len(client.known(moving).body) > seen)  # type: ignore[misc]
+        resets = {client.known(stream).reset for stream in stalled}
+        assert resets == {h2.errors.ErrorCodes.CANCEL}
+        assert over.wait(PATIENCE), "the host was told"
+        assert client.known(moving).reset is None
+        count(running, "write_stall_ms", 2)
+
+
+def test_an_http2_connection_of_which_nothing_moves_is_ended(serve: Serve) -> None:
+    running = serve(endless, limits=Limits(write_stall_ms=40))
+    with H2(running.address, window=0) as client:
+        for _ in range(3):
+            client.open("/")
+        with pytest.raises(ConnectionResetError):
+            client.drain()
+        count(running, "write_stall_ms")
+
+
+def test_a_peer_that_answers_no_ping(serve: Serve) -> None:
+    running = serve(waiting, limits=Limits(h2_ping_ms=40))
+    with H2(running.address) as client:
+        client.wait(lambda: client.state.remote_settings.max_concurrent_streams == 200)
+        raw = client.socket
+        while raw.recv(65_536):
+            pass
+    count(running, "h2_ping_ms")
+
+
+def test_no_http2_preface_after_tls(serve: Serve, authority: Authority, identity: Identity) -> None:
+    running = serve(read, limits=Limits(detection_ms=40), **identity.options)
+    with (
+        Wire(running.address, tls=authority.context("h2")) as wire,
+        pytest.raises(ssl.SSLEOFError),
+    ):
+        wire.rest()
+    count(running, "detection_ms")
+
+
 def test_half_a_tls_handshake(serve: Serve, identity: Identity) -> None:
     running = serve(read, limits=Limits(handshake_ms=40), **identity.options)
     with Wire(running.address) as wire:
@@ -205,6 +312,27 @@ class TestHttp3:
             await client.wait(lambda: client.closed is not None)
 
         count(talk(Limits(h3_resets=5), conversation, handler), "h3_resets")
+
+    def test_a_client_that_allows_no_control_stream(
+        self, serve: Serve, authority: Authority, identity: Identity
+    ) -> None:
+        """It only pings: neither silence nor an idle time would end it, and a stop would wait for it."""
+        running = serve(read, limits=Limits(handshake_ms=400), **identity.options)
+
+        async def main() -> None:
+            opened = H3.open(running.address, trust=authority.path, unidirectional=0)
+            async with opened as client:
+                for number in itertools.count():
+                    client.quic.send_ping(number)
+                    client.transmit()
+                    client._changed.clear()
+                    await client._changed.wait()
+                    if client.closed is not None:
+                        return
+
+        asyncio.run(asyncio.wait_for(main(), PATIENCE))
+        count(running, "handshake_ms")
+        eventually(lambda: running.stats()["connections"] == 0, "it is gone")
 
     def test_an_unproven_address(self, talk: Callable[..., Running]) -> None:
         async def conversation(client: H3) -> None:

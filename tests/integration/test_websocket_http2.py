@@ -162,6 +162,8 @@ def test_many_on_one_connection(serve: Serve, app: App, mode: Mode) -> None:
             tunnel.send(encode(TEXT, b"%d" % number))
         for number, tunnel in enumerate(tunnels):
             assert tunnel.message() == b"%d" % number
+        stats = running.stats()
+        assert (stats["connections"], stats["busy"], stats["streams"]) == (1, 1, 50)
         assert client.request("/refuse").status == 418, "requests go on beside them"
         for tunnel in tunnels[::2]:
             tunnel.send(encode(CLOSE, closing(1000)), end=True)
@@ -271,7 +273,8 @@ def test_a_silent_peer_is_dropped(serve: Serve, app: App, mode: Mode) -> None:
         tunnel.accepted()
         assert tunnel.frame() == (PING, b"", True)
         assert app.next() == (1006, "the peer was too slow")
-        assert client.answer(tunnel.stream).frames >= 1
+        answer = client.answer(tunnel.stream)
+        assert (answer.ended, answer.reset) == (False, h2.errors.ErrorCodes.CANCEL)
         assert client.request("/refuse").status == 418, "its connection goes on"
 
 
@@ -347,6 +350,83 @@ def test_bytes_over_an_extended_connect(serve: Serve, mode: Mode) -> None:
         assert over.wait(PATIENCE)
     assert told == ["connect-tcp"]
     eventually(lambda: running.stats()["streams"] == 0, "the stream is gone")
+
+
+@two
+@pytest.mark.parametrize("how", ["returns", "fails"])
+def test_the_end_of_bytes_says_whether_it_was_orderly(serve: Serve, mode: Mode, how: str) -> None:
+    """RFC 8441 section 5: END_STREAM, or RST_STREAM with CANCEL."""
+
+    def fail() -> None:
+        if how == "fails":
+            raise RuntimeError("in the middle")
+
+    async def coroutine(request: NativeDirectRequest) -> None:
+        socket = request.detach_socket()
+        await socket.send(await socket.receive())
+        await socket.receive()
+        fail()
+
+    def plain(request: NativeDirectRequest) -> None:
+        socket = request.detach_socket()
+        socket.send(socket.receive())
+        socket.receive()
+        fail()
+
+    running = serve.as_it_is(coroutine if mode.asynchronous else plain, mode)
+    with H2(running.address) as client:
+        tunnel = Tunnel(client, "/", protocol="connect-tcp")
+        tunnel.accepted()
+        tunnel.send(b"some")
+        client.wait(lambda: client.known(tunnel.stream).body == b"some")
+        tunnel.send(b"go on")
+        answer = client.answer(tunnel.stream)
+        if how == "returns":
+            assert (answer.body, answer.ended) == (b"some", True)
+        else:
+            assert (answer.ended, answer.reset) == (False, h2.errors.ErrorCodes.CANCEL)
+        assert client.goaways == []
+    eventually(lambda: running.stats()["streams"] == 0, "the stream is gone")
+    if how == "fails":
+        (text,) = serve.logged(1)
+        assert "in the middle" in text
+
+
+@two
+@pytest.mark.parametrize("reading", [True, False], ids=["read", "unread"])
+def test_bytes_of_a_stream_that_the_client_resets(serve: Serve, mode: Mode, reading: bool) -> None:
+    """Noticed whether or not the handler reads; what came before is no whole."""
+    told: list[str] = []
+    over = threading.Event()
+
+    async def coroutine(request: NativeDirectRequest) -> None:
+        socket = request.detach_socket()
+        try:
+            while not reading or await socket.receive():
+                await socket.send(b"x")
+        except ClientDisconnected as error:
+            told.append(str(error))
+        over.set()
+
+    def plain(request: NativeDirectRequest) -> None:
+        socket = request.detach_socket()
+        try:
+            while not reading or socket.receive():
+                socket.send(b"x")
+        except ClientDisconnected as error:
+            told.append(str(error))
+        over.set()
+
+    running = serve.as_it_is(coroutine if mode.asynchronous else plain, mode)
+    with H2(running.address) as client:
+        tunnel = Tunnel(client, "/", protocol="connect-tcp")
+        tunnel.accepted()
+        tunnel.send(b"some")
+        client.wait(lambda: bool(client.known(tunnel.stream).body))
+        client.state.reset_stream(tunnel.stream, h2.errors.ErrorCodes.CANCEL)
+        client.flush()
+        assert over.wait(PATIENCE)
+    assert told == ["the client is gone"]
 
 
 @two

@@ -13,6 +13,9 @@ use crate::limits::Limit;
 
 /// The connection preface of HTTP/2 (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What of it is a whole head to HTTP/1.1, with a version that is not ours. Who goes on otherwise has broken HTTP/2, and is told
+/// in its words.
+const HEAD: &[u8] = PREFACE.split_at(18).0;
 
 /// Reads until the first bytes are, or cannot become, the HTTP/2 preface. `first` keeps what was read.
 pub(super) async fn is_http2<S: Transport>(
@@ -29,7 +32,7 @@ pub(super) async fn is_http2<S: Transport>(
         loop {
             let known = first.len().min(PREFACE.len());
             if first[..known] != PREFACE[..known] {
-                return Poll::Ready(Ok(false));
+                return Poll::Ready(Ok(first.starts_with(HEAD)));
             }
             if known == PREFACE.len() {
                 return Poll::Ready(Ok(true));
@@ -50,7 +53,7 @@ pub(super) async fn is_http2<S: Transport>(
                     return Poll::Ready(if first.is_empty() {
                         Err(io::ErrorKind::UnexpectedEof.into())
                     } else {
-                        Ok(false)
+                        Ok(first.starts_with(HEAD))
                     });
                 }
                 Poll::Ready(Ok(())) => first.extend_from_slice(buffer.filled()),

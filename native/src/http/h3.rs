@@ -37,6 +37,8 @@ use crate::tls::{self, Tls};
 const UNIDIRECTIONAL: u32 = 8;
 /// How long the last packets of a connection may take to leave.
 const FAREWELL: Duration = Duration::from_millis(20);
+/// How long a GOAWAY may take: a peer that gives its control stream no window hears none.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 type Frames = h3::server::Connection<transport::Connection, Bytes>;
 
@@ -121,18 +123,19 @@ impl Drop for UnderWay {
 
 /// Serves one connection until it ends.
 async fn serve(incoming: Incoming, config: Arc<ServerConfig>, mut connection: Connection, under_way: UnderWay) {
-    let Some(quic) = handshake(incoming, config, &connection.member, connection.site.limits.handshake_ms).await else {
-        return;
-    };
-    drop(under_way);
+    let limits = connection.site.limits;
+    connection.member.within(limits.handshake_ms);
+    let Ok(connecting) = incoming.accept_with(config) else { return };
+    let Some(Ok(quic)) = in_time(&connection.member, connecting).await else { return };
     connection.facts = facts(&quic);
     connection.announce();
-    let limits = connection.site.limits;
     let mut builder = h3::server::builder();
     builder.max_field_section_size(limits.h3_field_section_bytes.into()).send_grease(false);
     let latest = Latest::default();
     let transport = transport::Connection::new(quic.clone(), limits.h3_field_section_bytes, latest.clone());
-    let Ok(frames) = builder.build(transport).await else { return };
+    // Waits for the peer too: our control stream and its SETTINGS need room that it may not give.
+    let Some(Ok(frames)) = in_time(&connection.member, builder.build(transport)).await else { return };
+    drop(under_way);
     let shared = Arc::new(Shared::new(connection));
     drive(frames, &quic, &shared, &latest).await;
     // The member is held until the last packets have gone: the runtime ends when nobody is a member any more.
@@ -142,31 +145,37 @@ async fn serve(incoming: Incoming, config: Arc<ServerConfig>, mut connection: Co
     }
 }
 
-async fn handshake(
-    incoming: Incoming,
-    config: Arc<ServerConfig>,
-    member: &Member,
-    handshake_ms: u32,
-) -> Option<quinn::Connection> {
-    let limits = member.connections().clone();
-    member.within(handshake_ms);
-    let connecting = incoming.accept_with(config).ok()?;
-    let mut connecting = pin!(connecting);
+/// What `step` comes to within the deadline that runs, unless the server stops before.
+async fn in_time<T>(member: &Member, step: impl Future<Output = T>) -> Option<T> {
+    let mut step = pin!(step);
     let mut registered = false;
     poll_fn(|context| {
         if !std::mem::replace(&mut registered, true) {
             member.watch.register(context.waker());
         }
         if member.watch.fired() {
-            limits.meter.count(Limit::HandshakeMs);
+            member.count(Limit::HandshakeMs);
             return Poll::Ready(None);
         }
         if member.watch.phase() != Phase::Run {
             return Poll::Ready(None);
         }
-        connecting.as_mut().poll(context).map(Result::ok)
+        step.as_mut().poll(context).map(Some)
     })
     .await
+}
+
+/// Sends GOAWAY; whether it has left.
+async fn goodbye(frames: &mut Frames, member: &Member, requests: usize) -> bool {
+    let mut told = pin!(frames.shutdown(requests));
+    let told = poll_fn(|context| {
+        member.watch.register(context.waker());
+        if member.watch.phase() == Phase::Kill {
+            return Poll::Ready(false);
+        }
+        told.as_mut().poll(context).map(|told| told.is_ok())
+    });
+    tokio::time::timeout(GOODBYE, told).await.unwrap_or(false)
 }
 
 fn facts(quic: &quinn::Connection) -> String {
@@ -198,7 +207,7 @@ async fn drive(mut frames: Frames, quic: &quinn::Connection, shared: &Arc<Shared
                 // Twice (RFC 9114 section 5.2): first so that requests on their way are still taken, and, when the client
                 // must have heard and nothing is left, with the last one taken. h3 refuses what comes after.
                 draining = true;
-                if frames.shutdown(shared.limits().h3_streams as usize).await.is_err() {
+                if !goodbye(&mut frames, &shared.connection.member, shared.limits().h3_streams as usize).await {
                     return;
                 }
             }
@@ -210,7 +219,7 @@ async fn drive(mut frames: Frames, quic: &quinn::Connection, shared: &Arc<Shared
                     Err(_) => {
                         // h3 counts from the last request taken, and GOAWAY names the first that is not. The connection ends
                         // either way.
-                        let _ = frames.shutdown(1).await;
+                        goodbye(&mut frames, &shared.connection.member, 1).await;
                         // Closing drops what has not gone: the client gets the time to hear it, and may close first.
                         let _ = tokio::time::timeout(2 * quic.rtt() + FAREWELL, quic.closed()).await;
                         return;

@@ -1,6 +1,7 @@
 //! What HTTP/2 and HTTP/3 share: heads as the `http` crate has them, to and from the exchange's NUL-joined blocks.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -204,6 +205,29 @@ impl Pace {
     /// The host has made the peer wait: that time does not count.
     pub(super) fn pause(&mut self, time: Duration) {
         self.since += time;
+    }
+}
+
+/// What the peer of one connection resets in the second that runs.
+#[derive(Debug, Default)]
+pub(super) struct Resets {
+    second: AtomicU64,
+    count: AtomicU32,
+}
+
+impl Resets {
+    /// One more, at this moment in milliseconds.
+    pub(super) fn count(&self, now: u64) {
+        let second = now / 1000;
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.count.store(0, Ordering::Relaxed);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether they are more than any client would want.
+    pub(super) fn exceed(&self, limit: u32) -> bool {
+        self.count.load(Ordering::Relaxed) > limit
     }
 }
 

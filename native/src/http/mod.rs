@@ -1,7 +1,7 @@
 //! HTTP below the exchange: which version a connection speaks, and what all versions share.
 //!
-//! [`guard`] reads heads and framing and is pure; [`h1`] serves HTTP/1.1 from it; [`h2`] serves HTTP/2 through hyper
-//! (ADR 0003 says why), [`h3`] HTTP/3 through quinn and h3. [`message`] is what the latter two share, [`upgrade`] and
+//! [`guard`] reads heads and framing and is pure; [`h1`] serves HTTP/1.1 from it; [`h2`] serves HTTP/2 through h2
+//! (ADR 0008 says why), [`h3`] HTTP/3 through quinn and h3. [`message`] is what the latter two share, [`upgrade`] and
 //! [`websocket`] what streams become that leave HTTP. [`heads`] encodes responses, [`routes`] answers without the host.
 
 mod detect;

@@ -68,6 +68,8 @@ class Bars:
     #: Handlers that may be called: a number, and a part of what was sent.
     handlers: int = 1_000
     handlers_per_unit: float = 0.0
+    #: And for each connection: where what is bounded is what one of them may have begun.
+    handlers_per_connection: int = 0
     #: Seconds after which a connection must have been ended; ``None`` when none has to be.
     reaped: float | None = None
     #: Further conditions: what the attacker saw and the server's figures (before, after) to a complaint, or ``None``.
@@ -75,9 +77,18 @@ class Bars:
         lambda outcome, before, after: None
     )
 
-    def allowed(self, sent: int) -> float:
+    @property
+    def about_handlers(self) -> bool:
+        """Whether handlers are what the attack is after."""
+        return self.handlers_per_unit > 0 or self.handlers_per_connection > 0
+
+    def allowed(self, sent: int, connections: int) -> float:
         """Handlers that may be called for so much."""
-        return max(self.handlers, self.handlers_per_unit * sent)
+        return max(
+            self.handlers,
+            self.handlers_per_unit * sent,
+            self.handlers_per_connection * connections,
+        )
 
 
 @dataclass(frozen=True)

@@ -89,8 +89,9 @@ def cell(row: Row) -> str:
     if row.grown > bars.memory:
         parts[2] = f"**{parts[2]}**"
     # For peers only where handlers are what an attack is after: not every one has, say, native routes.
-    judged = row.server == "ours" or bars.handlers_per_unit > 0
-    if judged and row.handlers > bars.allowed(row.outcome["sent"]):
+    judged = row.server == "ours" or bars.about_handlers
+    allowed = bars.allowed(row.outcome["sent"], row.outcome["connections"])
+    if judged and row.handlers > allowed:
         parts.append(f"**{row.handlers:,} handlers**")
     return ", ".join(parts)
 

@@ -316,7 +316,7 @@ def _judge_ours(row: Row, attack: Attack, outcome: Outcome) -> None:
         row.complaints.append(f"there was no attack: {outcome}")
     if row.grown > bars.memory:
         row.complaints.append(f"grew by {row.grown:.0f} MiB, {bars.memory} are allowed")
-    allowed = bars.allowed(outcome.sent)
+    allowed = bars.allowed(outcome.sent, outcome.connections)
     if row.handlers > allowed:
         row.complaints.append(f"{row.handlers} handlers were called, {allowed:.0f} are allowed")
     if bars.reaped is not None and (outcome.reaped is None or outcome.reaped > bars.reaped):

@@ -2,18 +2,30 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::Shared;
 use crate::http::Transport;
 
-/// A transport whose first bytes were read already.
+/// A transport whose first bytes were read already. It notes that the peer was heard, and is cut where the connection is.
 #[derive(Debug)]
-pub(super) struct Prefixed<S> {
+pub(super) struct Prefixed<S: Transport> {
     pub(super) first: Bytes,
     pub(super) socket: S,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl<S: Transport> Drop for Prefixed<S> {
+    fn drop(&mut self) {
+        if self.shared.cut.load(Ordering::Relaxed) {
+            self.socket.cut();
+        }
+    }
 }
 
 impl<S: Transport> AsyncRead for Prefixed<S> {
@@ -23,7 +35,12 @@ impl<S: Transport> AsyncRead for Prefixed<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
-            return Pin::new(&mut self.socket).poll_read(context, buffer);
+            let before = buffer.filled().len();
+            let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+            if buffer.filled().len() > before {
+                self.shared.heard.store(true, Ordering::Relaxed);
+            }
+            return read;
         }
         let count = self.first.len().min(buffer.remaining());
         buffer.put_slice(&self.first.split_to(count));

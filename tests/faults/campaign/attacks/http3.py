@@ -234,13 +234,20 @@ async def bomb(target: Target, client: H3, outcome: Outcome) -> int:
     else:
         for kind in range(100):
             client.begin_unidirectional(0x21 + 0x1F * kind, b"x" * 1000)
-    await _quiet(client)
-    refused = sum(
-        known.over or known.stopped is not None or bool(known.headers)
-        for known in client._streams.values()
-    )
+
+    def refused() -> bool:
+        return any(
+            known.over or known.stopped is not None or bool(known.headers)
+            for known in client._streams.values()
+        )
+
+    if case < 3:
+        with suppress(OSError, TimeoutError):
+            await client.wait(refused)
+    else:
+        await _quiet(client)
     # The first three are requests, each to be refused; the others are not answered one by one.
-    outcome.count("refused" if refused or client.closed else f"unanswered_{case}")
+    outcome.count("refused" if refused() or client.closed else f"unanswered_{case}")
     return 1
 
 

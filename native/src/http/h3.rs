@@ -6,6 +6,7 @@
 //! Reading: a chunk is taken from quinn, which returns its window to the peer, only while the host has credit. Writing: a
 //! piece counts as sent when quinn has taken it, and quinn takes no more than its own window.
 
+mod encode;
 mod gate;
 mod request;
 mod section;
@@ -190,9 +191,9 @@ fn facts(quic: &quinn::Connection) -> String {
 async fn drive(mut frames: Frames, quic: &quinn::Connection, shared: &Arc<Shared>, latest: &Latest) {
     let mut draining = false;
     let begin = |resolver| {
-        let side = latest.lock().unwrap_or_else(|poison| poison.into_inner()).take();
-        if let Some(side) = side {
-            tokio::spawn(request::answer(resolver, side, shared.clone()));
+        let half = latest.lock().unwrap_or_else(|poison| poison.into_inner()).take();
+        if let Some(half) = half {
+            tokio::spawn(request::answer(resolver, half, shared.clone()));
         }
     };
     loop {

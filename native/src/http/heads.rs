@@ -1,7 +1,7 @@
 //! Response heads as HTTP/1.1 bytes. A head that was sent before is not encoded or checked again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -28,6 +28,7 @@ pub struct Template {
     dated: bool,
     /// The host names its own alternatives.
     advertised: bool,
+    section: OnceLock<Box<[u8]>>,
 }
 
 /// How the body after a head is delimited.
@@ -88,6 +89,7 @@ impl Template {
             close: false,
             dated: false,
             advertised: false,
+            section: OnceLock::new(),
         };
         status_line(&mut template.bytes, status);
         for (name, value) in pairs(fields)? {
@@ -113,6 +115,27 @@ impl Template {
             }
         }
         Ok(template)
+    }
+
+    /// Whether the host says when.
+    pub fn is_dated(&self) -> bool {
+        self.dated
+    }
+
+    /// The host's fields, without those that frame the message or belong to one hop.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        // What `new` has written: a status line, then a line for each field.
+        let lines = self.bytes.split(|byte| *byte == b'\n').skip(1).filter_map(|line| line.strip_suffix(b"\r"));
+        let fields = lines.filter_map(|line| {
+            let colon = memchr::memchr(b':', line)?;
+            Some((&line[..colon], &line[colon + 2..]))
+        });
+        fields.filter(|(name, _)| !is_hop_by_hop(name))
+    }
+
+    /// The same in another encoding, which is made once.
+    pub fn section(&self, encode: impl FnOnce(&Template) -> Vec<u8>) -> &[u8] {
+        self.section.get_or_init(|| encode(self).into_boxed_slice())
     }
 
     /// Whether this status never has a body (RFC 9110 sections 6.4.1 and, with a length of 0, 15.3.6).
@@ -269,6 +292,15 @@ mod tests {
             written(200, fields, Delimiter::Length(5), Persistence::Implied),
             "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nx: y\r\ncontent-length: 5\r\ndate\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn the_fields_of_a_template_are_the_hosts() {
+        let template = Template::new(426, b"a\0b: c\0upgrade\0websocket\0content-length\x005\0x\0").unwrap();
+        let fields: Vec<_> = template.fields().collect();
+        assert_eq!(fields, [(&b"a"[..], &b"b: c"[..]), (b"x", b"")]);
+        assert_eq!(template.section(|_| vec![7]), [7]);
+        assert_eq!(template.section(|_| vec![8]), [7]);
     }
 
     #[test]

@@ -95,49 +95,38 @@ impl<'p> Head<'p> {
     }
 }
 
-/// A response head, and what may follow it.
-pub(super) struct Plan {
-    pub(super) status: StatusCode,
-    pub(super) fields: HeaderMap,
+/// What follows a response head.
+#[derive(Clone, Copy)]
+pub(super) struct Extent {
+    /// What content-length says; `None`: there is none.
+    pub(super) length: Option<u64>,
     /// Nothing of a body is sent, whatever the host gives.
     pub(super) silent: bool,
-    /// Bytes of body that must come after what came with the head, where its length is declared.
-    pub(super) left: Option<u64>,
+    /// Bytes of body that must still come, where the length is known.
+    left: Option<u64>,
 }
 
-impl Plan {
-    /// What a HEAD order comes to, or why it is refused.
-    pub(super) fn of(order: &Order, method: &Method) -> Result<Plan, String> {
-        let mut fields = fields(&order.head)?;
-        let status = StatusCode::from_u16(order.code).map_err(|error| error.to_string())?;
-        let bodiless = matches!(order.code, 204 | 205 | 304);
-        let is_head = method == Method::HEAD;
-        let silent = is_head || bodiless;
-        let size = order.body.len() as u64;
-        let declared: Option<u64> = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if order.end && !silent {
-            if declared.is_some_and(|length| length != size) {
-                return Err(format!("its content-length is not {size}"));
-            }
-            fields.insert(CONTENT_LENGTH, size.into());
-        } else if order.code == 204 {
-            fields.remove(CONTENT_LENGTH);
-        } else if order.code == 205 {
-            fields.insert(CONTENT_LENGTH, 0.into());
-        } else if order.end && is_head && declared.is_none() && size > 0 {
-            fields.insert(CONTENT_LENGTH, size.into());
-        }
-        Ok(Plan { status, fields, silent, left: declared.filter(|_| !silent && !order.end) })
+impl Extent {
+    /// A body that is here and comes with its length.
+    pub(super) fn whole(body: &[u8]) -> Extent {
+        Extent { length: Some(body.len() as u64), silent: false, left: None }
     }
 
-    /// Says that HTTP/3 is there (RFC 7838), unless the host has said something.
-    pub(super) fn advertise(&mut self, site: &Site) {
-        if !site.alt_svc.is_empty()
-            && let Entry::Vacant(entry) = self.fields.entry(ALT_SVC)
-            && let Ok(value) = HeaderValue::from_bytes(&site.alt_svc)
-        {
-            entry.insert(value);
+    /// What a HEAD order of this length comes to, or why it is refused.
+    pub(super) fn of(order: &Order, declared: Option<u64>, is_head: bool) -> Result<Extent, String> {
+        let silent = is_head || matches!(order.code, 204 | 205 | 304);
+        let size = order.body.len() as u64;
+        if order.end && !silent && declared.is_some_and(|length| length != size) {
+            return Err(format!("its content-length is not {size}"));
         }
+        let length = match order.code {
+            204 => None,
+            205 => Some(0),
+            // What a GET would have said (RFC 9110 section 8.6), if the host knows.
+            _ if silent => declared.or((order.end && is_head && size > 0).then_some(size)),
+            _ => declared.or(order.end.then_some(size)),
+        };
+        Ok(Extent { length, silent, left: length.filter(|_| !silent) })
     }
 
     /// Counts body bytes against the declared length; an error resets the stream rather than lie about the end.
@@ -151,6 +140,38 @@ impl Plan {
             }
         }
     }
+}
+
+/// A response head as HTTP/2 sends it, and what may follow it.
+pub(super) struct Plan {
+    pub(super) status: StatusCode,
+    pub(super) fields: HeaderMap,
+    pub(super) extent: Extent,
+}
+
+impl Plan {
+    /// What a HEAD order comes to, or why it is refused.
+    pub(super) fn of(order: &Order, method: &Method) -> Result<Plan, String> {
+        let mut fields = fields(&order.head)?;
+        let status = StatusCode::from_u16(order.code).map_err(|error| error.to_string())?;
+        let declared = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let extent = Extent::of(order, declared, method == Method::HEAD)?;
+        match extent.length {
+            Some(length) => drop(fields.insert(CONTENT_LENGTH, length.into())),
+            None => drop(fields.remove(CONTENT_LENGTH)),
+        }
+        Ok(Plan { status, fields, extent })
+    }
+
+    /// Says that HTTP/3 is there (RFC 7838), unless the host has said something.
+    pub(super) fn advertise(&mut self, site: &Site) {
+        if !site.alt_svc.is_empty()
+            && let Entry::Vacant(entry) = self.fields.entry(ALT_SVC)
+            && let Ok(value) = HeaderValue::from_bytes(&site.alt_svc)
+        {
+            entry.insert(value);
+        }
+    }
 
     /// A refusal in plain text.
     pub(super) fn refusal((status, reason): Refusal) -> (Plan, Bytes) {
@@ -158,7 +179,7 @@ impl Plan {
         let mut fields = HeaderMap::new();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         fields.insert(CONTENT_LENGTH, body.len().into());
-        (Plan { status, fields, silent: false, left: None }, body)
+        (Plan { status, fields, extent: Extent::whole(&body) }, body)
     }
 
     /// A constant route's answer.
@@ -170,7 +191,7 @@ impl Plan {
             fields.insert(CONTENT_LENGTH, route.body.len().into());
         }
         let body = if method == Method::HEAD { Bytes::new() } else { route.body.clone() };
-        (Plan { status, fields, silent: false, left: None }, body)
+        (Plan { status, fields, extent: Extent::whole(&body) }, body)
     }
 }
 

@@ -163,7 +163,7 @@ impl Reply {
 
     /// An answer that is here as a whole.
     fn whole(&mut self, plan: Plan, body: Bytes) -> Result<(), Broken> {
-        let empty = plan.silent || body.is_empty();
+        let empty = plan.extent.silent || body.is_empty();
         let mut send = self.head(plan.status, plan.fields, empty)?;
         if !empty {
             // What is already complete is no longer the host's to be told about.
@@ -217,11 +217,11 @@ async fn respond(order: Order, mut stream: Stream, method: &Method, reply: &mut 
     let mut send = reply.head(plan.status, std::mem::take(&mut plan.fields), false)?;
     let (mut body, mut end, mut trailers) = (order.body, false, Bytes::new());
     loop {
-        if plan.silent {
+        if plan.extent.silent {
             stream.sent(body.len());
             body = Bytes::new();
         }
-        plan.count(body.len() as u64, end).map_err(|text| {
+        plan.extent.count(body.len() as u64, end).map_err(|text| {
             connection.log(&text);
             Broken::Abandoned
         })?;

@@ -3,37 +3,41 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h3::error::{Code, StreamError};
 use h3::server::{RequestResolver, RequestStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, Entry, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, StatusCode, request};
+use quinn::WriteError;
 
-use super::transport::{self, Receiver, Sender, Side};
+use super::encode;
+use super::transport::{self, Half, Receiver, Sender, number};
 use super::upload::Upload;
 use crate::exchange::{Opening, Order, Stream};
 use crate::http::Connection;
-use crate::http::message::{Head, Plan, Refusal, SLOW, TOO_LARGE, TOO_MANY, fields};
+use crate::http::heads::Template;
+use crate::http::message::{Extent, Head, Refusal, Resets, SLOW, TOO_LARGE, TOO_MANY};
 use crate::limits::{Limit, Limits};
 use crate::record::{Command, FLAG_END, Protocol, Reason};
+
+/// A body up to this size is copied behind its head.
+const COPIED: usize = 1024;
 
 /// What the requests of one connection share with its task.
 pub(super) struct Shared {
     pub(super) connection: Connection,
     open: AtomicU32,
-    /// Second in which resets are counted, and how many there were.
-    second: AtomicU64,
-    resets: AtomicU32,
+    resets: Resets,
 }
 
 impl Shared {
     pub(super) fn new(connection: Connection) -> Shared {
         connection.member.within(connection.site.limits.idle_ms);
-        Shared { connection, open: AtomicU32::new(0), second: AtomicU64::new(0), resets: AtomicU32::new(0) }
+        Shared { connection, open: AtomicU32::new(0), resets: Resets::default() }
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -46,15 +50,11 @@ impl Shared {
 
     /// Whether the peer resets requests faster than any client would.
     pub(super) fn is_excessive(&self) -> bool {
-        self.resets.load(Ordering::Relaxed) > self.limits().h3_resets
+        self.resets.exceed(self.limits().h3_resets)
     }
 
     fn count_reset(&self) {
-        let second = self.connection.member.connections().now() / 1000;
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.resets.store(0, Ordering::Relaxed);
-        }
-        self.resets.fetch_add(1, Ordering::Relaxed);
+        self.resets.count(self.connection.member.connections().now());
         if self.is_excessive() {
             self.connection.member.watch.wake();
         }
@@ -86,10 +86,12 @@ impl Drop for Counted {
 
 /// The answer's half of the stream. Dropped before it is done, it resets the stream: the client sees no clean end.
 struct Reply {
-    stream: RequestStream<Sender, Bytes>,
-    side: Side,
-    stall: Duration,
-    date: [u8; 29],
+    stream: quinn::SendStream,
+    /// h3 counts the request as under way for as long as it has this.
+    _sender: RequestStream<Sender, Bytes>,
+    /// Ready when the peer wants no answer any more; made when the answer is waited for.
+    stopped: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+    shared: Arc<Shared>,
     done: bool,
 }
 
@@ -102,70 +104,118 @@ impl From<StreamError> for Broken {
     }
 }
 
+impl From<WriteError> for Broken {
+    fn from(_: WriteError) -> Self {
+        Broken(Reason::Gone)
+    }
+}
+
 impl Reply {
-    /// Waits for the peer to take what is sent, as long as it takes something now and then.
-    async fn patient<T>(
-        side: &Side,
-        stall: Duration,
-        send: impl Future<Output = Result<T, StreamError>>,
-    ) -> Result<T, Broken> {
-        let mut send = pin!(send);
-        if let Poll::Ready(sent) = poll_fn(|context| Poll::Ready(send.as_mut().poll(context))).await {
-            return Ok(sent?);
+    /// Hands bytes to QUIC as the peer takes them, as long as it takes something now and then.
+    async fn send(&mut self, mut pieces: &mut [Bytes]) -> Result<(), Broken> {
+        let stall = Duration::from_millis(self.shared.limits().write_stall_ms.into());
+        while !pieces.is_empty() {
+            let written = {
+                let mut write = pin!(self.stream.write_chunks(pieces));
+                // A timer only for who has to wait.
+                match poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await {
+                    Poll::Ready(written) => written?,
+                    Poll::Pending => {
+                        tokio::time::timeout(stall, write).await.map_err(|_| Broken(Reason::Timeout))??
+                    }
+                }
+            };
+            // A piece taken in part is shortened where it lies.
+            pieces = &mut pieces[written.chunks..];
         }
-        loop {
-            let before = side.written();
-            match tokio::time::timeout(stall, &mut send).await {
-                Ok(sent) => return Ok(sent?),
-                Err(_) if side.written() != before => {}
-                Err(_) => return Err(Broken(Reason::Timeout)),
-            }
-        }
-    }
-
-    async fn head(&mut self, status: StatusCode, mut fields: HeaderMap) -> Result<(), Broken> {
-        if !status.is_informational()
-            && let Entry::Vacant(entry) = fields.entry(DATE)
-            && let Ok(date) = HeaderValue::from_bytes(&self.date)
-        {
-            // A server with a clock says when (RFC 9110 section 6.6.1).
-            entry.insert(date);
-        }
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        *response.headers_mut() = fields;
-        Self::patient(&self.side, self.stall, self.stream.send_response(response)).await
-    }
-
-    async fn data(&mut self, data: Bytes) -> Result<(), Broken> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        Self::patient(&self.side, self.stall, self.stream.send_data(data)).await
-    }
-
-    async fn finish(&mut self) -> Result<(), Broken> {
-        Self::patient(&self.side, self.stall, self.stream.finish()).await?;
-        self.done = true;
         Ok(())
     }
 
-    async fn whole(&mut self, (plan, body): (Plan, Bytes)) -> Result<(), Broken> {
-        self.head(plan.status, plan.fields).await?;
-        self.data(body).await?;
-        self.finish().await
+    /// A response head and what is here of its body, in one go.
+    async fn head(&mut self, template: &Template, length: Option<u64>, body: Bytes) -> Result<(), Broken> {
+        let section = template.section(|template| {
+            let mut section = Vec::new();
+            encode::fields(&mut section, template.fields());
+            section
+        });
+        let date = self.shared.connection.member.connections().imf_date();
+        // A server with a clock says when (RFC 9110 section 6.6.1).
+        let date = Some(&date[..]).filter(|_| !template.is_dated() && template.status >= 200);
+        let mut head = Vec::with_capacity(section.len() + 128);
+        encode::head(&mut head, template.status, section, length, date);
+        self.follow(head, body).await
+    }
+
+    /// A piece of the body.
+    async fn data(&mut self, body: Bytes) -> Result<(), Broken> {
+        self.follow(Vec::new(), body).await
+    }
+
+    /// Sends `frames` and the body behind them, if there is one. A small one is copied: two pieces cost more.
+    async fn follow(&mut self, mut frames: Vec<u8>, body: Bytes) -> Result<(), Broken> {
+        if body.is_empty() {
+            return if frames.is_empty() { Ok(()) } else { self.send(&mut [frames.into()]).await };
+        }
+        encode::data(&mut frames, body.len());
+        if body.len() > COPIED {
+            return self.send(&mut [frames.into(), body]).await;
+        }
+        frames.extend_from_slice(&body);
+        self.send(&mut [frames.into()]).await
+    }
+
+    async fn trailers(&mut self, fields: &[u8]) -> Result<(), Broken> {
+        // A template checks fields and leaves out what belongs to one hop; of this one nothing else is looked at.
+        let checked = match Template::new(200, fields) {
+            Ok(checked) => checked,
+            Err(text) => {
+                self.shared.connection.log(&format!("trailers were left out: {text}"));
+                return Ok(());
+            }
+        };
+        let (mut section, mut frame) = (Vec::new(), Vec::new());
+        encode::fields(&mut section, checked.fields());
+        encode::trailers(&mut frame, &section);
+        self.send(&mut [frame.into()]).await
+    }
+
+    fn finish(&mut self) -> Result<(), Broken> {
+        self.done = true;
+        self.stream.finish().map_err(|_| Broken(Reason::Gone))
+    }
+
+    async fn refuse(&mut self, (status, reason): Refusal) -> Result<(), Broken> {
+        let body = if reason.is_empty() { Bytes::new() } else { Bytes::from(format!("{reason}\n")) };
+        let fields = b"content-type\0text/plain; charset=utf-8";
+        let site = self.shared.connection.site.clone();
+        // These fields are tokens and plain text, which a template always takes.
+        let Ok(template) = site.heads.template(status.as_u16(), fields) else { return Err(Broken(Reason::Internal)) };
+        self.head(&template, Some(body.len() as u64), body).await?;
+        self.finish()
     }
 
     fn reset(&mut self, code: Code) {
         self.done = true;
-        self.stream.stop_stream(code);
+        // Fails when the peer has stopped it already.
+        let _ = self.stream.reset(number(code.value()));
+    }
+
+    fn poll_stopped(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let stopped = self.stopped.get_or_insert_with(|| {
+            let stopped = self.stream.stopped();
+            Box::pin(async move {
+                // `Ok(None)`: everything has arrived, and nobody waits any more.
+                let _ = stopped.await;
+            })
+        });
+        stopped.as_mut().poll(context)
     }
 }
 
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.done {
-            self.stream.stop_stream(Code::H3_INTERNAL_ERROR);
+            self.reset(Code::H3_INTERNAL_ERROR);
         }
     }
 }
@@ -173,7 +223,7 @@ impl Drop for Reply {
 pub(super) type Incoming = RequestStream<Receiver, Bytes>;
 
 /// Reads one request, has the host answer it, and sends the answer.
-pub(super) async fn answer(resolver: RequestResolver<transport::Connection, Bytes>, side: Side, shared: Arc<Shared>) {
+pub(super) async fn answer(resolver: RequestResolver<transport::Connection, Bytes>, half: Half, shared: Arc<Shared>) {
     let counted = Counted::new(shared.clone());
     let member = &shared.connection.member;
     let patience = Duration::from_millis(shared.limits().head_ms.into());
@@ -190,8 +240,8 @@ pub(super) async fn answer(resolver: RequestResolver<transport::Connection, Byte
     };
     let (parts, ()) = request.into_parts();
     let (sender, mut incoming) = stream.split();
-    let stall = Duration::from_millis(shared.limits().write_stall_ms.into());
-    let mut reply = Reply { stream: sender, side, stall, date: member.connections().imf_date(), done: false };
+    let Some(ours) = transport::take(&half) else { return };
+    let mut reply = Reply { stream: ours, _sender: sender, stopped: None, shared: shared.clone(), done: false };
     if is_malformed(&parts) {
         incoming.stop_sending(Code::H3_MESSAGE_ERROR);
         return reply.reset(Code::H3_MESSAGE_ERROR);
@@ -201,7 +251,7 @@ pub(super) async fn answer(resolver: RequestResolver<transport::Connection, Byte
         Err(Broken(Reason::Limit)) => {
             // The body was too large before the host was told of the request.
             shared.connection.count_refusal(TOO_LARGE);
-            if reply.whole(Plan::refusal(TOO_LARGE)).await.is_err() {
+            if reply.refuse(TOO_LARGE).await.is_err() {
                 reply.reset(Code::H3_REQUEST_CANCELLED);
             }
         }
@@ -244,7 +294,6 @@ async fn exchange(
 ) -> Result<(), Broken> {
     let connection = &shared.connection;
     let site = &connection.site;
-    let refused = |refusal: Refusal| Plan::refusal(refusal);
     let declared = declared(parts);
     let mut upload = Upload::new(incoming, declared, &site.limits);
     let mut body = Vec::new();
@@ -254,14 +303,17 @@ async fn exchange(
         Err(refusal) => {
             connection.count_refusal(refusal);
             tokio::spawn(upload.discard());
-            return reply.whole(refused(refusal)).await;
+            return reply.refuse(refusal).await;
         }
     };
     if upload.ended
         && body.is_empty()
         && let Some(route) = site.routes.find(parts.method.as_str(), head.target)
     {
-        return reply.whole(Plan::constant(route, &parts.method)).await;
+        let length = (!route.template.is_bodiless()).then_some(route.body.len() as u64);
+        let body = if parts.method == Method::HEAD { Bytes::new() } else { route.body.clone() };
+        reply.head(&route.template, length, body).await?;
+        return reply.finish();
     }
     if head.length.is_some_and(|length| length <= u64::from(site.limits.inline_body_bytes)) {
         while !upload.ended {
@@ -271,7 +323,7 @@ async fn exchange(
                 Err(Broken(Reason::Timeout)) => {
                     connection.count_refusal(SLOW);
                     tokio::spawn(upload.discard());
-                    return reply.whole(refused(SLOW)).await;
+                    return reply.refuse(SLOW).await;
                 }
                 Err(broken) => return Err(broken),
             }
@@ -291,7 +343,7 @@ async fn exchange(
     let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
     let fill = |arena: &mut Vec<u8>| head.write(parts, site.scheme(), arena);
     let Some(mut stream) = site.exchange.open(opening, &waker, fill) else {
-        return reply.whole(refused(TOO_MANY)).await;
+        return reply.refuse(TOO_MANY).await;
     };
     if upload.ended && !whole {
         stream.push_end(&trailers);
@@ -302,15 +354,14 @@ async fn exchange(
         let order = next_order(&mut stream, reply).await?;
         match order.command {
             Command::Head => return respond(order, stream, parts, reply, shared).await,
-            Command::Inform => {
-                if let (Ok(status), Ok(fields)) = (StatusCode::from_u16(order.code), fields(&order.head)) {
-                    reply.head(status, fields).await?;
-                }
-            }
+            Command::Inform => match site.heads.template(order.code, &order.head) {
+                Ok(template) => reply.head(&template, None, Bytes::new()).await?,
+                Err(text) => connection.log(&format!("an interim response was left out: {text}")),
+            },
             Command::Upgrade => {
                 connection.log("the host accepts an upgrade that the client has not offered");
                 stream.fail(Reason::Internal);
-                return reply.whole(refused((StatusCode::INTERNAL_SERVER_ERROR, ""))).await;
+                return reply.refuse((StatusCode::INTERNAL_SERVER_ERROR, "")).await;
             }
             Command::Reset => {
                 let refusal = match Reason::from_number(order.code) {
@@ -319,7 +370,7 @@ async fn exchange(
                     reason => return Err(Broken(reason)),
                 };
                 connection.count_refusal(refusal);
-                return reply.whole(refused(refusal)).await;
+                return reply.refuse(refusal).await;
             }
             Command::Data | Command::End | Command::Ping | Command::Credit => return Err(Broken(Reason::Internal)),
         }
@@ -332,7 +383,7 @@ async fn next_order(stream: &mut Stream, reply: &mut Reply) -> Result<Order, Bro
         if let Poll::Ready(order) = stream.poll_order(context) {
             return Poll::Ready(order.ok_or(Broken(Reason::Stopping)));
         }
-        if reply.side.poll_stopped(context).is_ready() {
+        if reply.poll_stopped(context).is_ready() {
             stream.fail(Reason::Gone);
             return Poll::Ready(Err(Broken(Reason::Gone)));
         }
@@ -349,34 +400,40 @@ async fn respond(
     shared: &Arc<Shared>,
 ) -> Result<(), Broken> {
     let connection = &shared.connection;
-    let mut plan = match Plan::of(&order, &parts.method) {
-        Ok(plan) => plan,
+    let template = connection.site.heads.template(order.code, &order.head);
+    let planned = template.and_then(|template| {
+        let extent = Extent::of(&order, template.length, parts.method == Method::HEAD)?;
+        Ok((template, extent))
+    });
+    let (template, mut extent) = match planned {
+        Ok(planned) => planned,
         Err(text) => {
             connection.log(&format!("a response was refused and the client got 500: {text}"));
             stream.fail(Reason::Internal);
-            return reply.whole(Plan::refusal((StatusCode::INTERNAL_SERVER_ERROR, ""))).await;
+            return reply.refuse((StatusCode::INTERNAL_SERVER_ERROR, "")).await;
         }
     };
-    reply.head(plan.status, std::mem::take(&mut plan.fields)).await?;
     let (mut body, mut end, mut trailers) = (order.body, order.end, Bytes::new());
+    let mut head = Some(template);
     loop {
         let size = body.len();
-        if !plan.silent {
-            plan.count(size as u64, end).map_err(|text| {
-                connection.log(&text);
-                stream.fail(Reason::Internal);
-                Broken(Reason::Internal)
-            })?;
-            reply.data(body).await?;
+        if extent.silent {
+            body = Bytes::new();
+        } else if let Err(text) = extent.count(size as u64, end) {
+            connection.log(&text);
+            stream.fail(Reason::Internal);
+            return Err(Broken(Reason::Internal));
+        }
+        match head.take() {
+            Some(template) => reply.head(&template, extent.length, body).await?,
+            None => reply.data(body).await?,
         }
         stream.sent(size);
         if end {
-            if !trailers.is_empty()
-                && let Ok(fields) = fields(&trailers)
-            {
-                Reply::patient(&reply.side, reply.stall, reply.stream.send_trailers(fields)).await?;
+            if !trailers.is_empty() {
+                reply.trailers(&trailers).await?;
             }
-            return reply.finish().await;
+            return reply.finish();
         }
         let order = next_order(&mut stream, reply).await?;
         match order.command {
@@ -384,11 +441,5 @@ async fn respond(
             Command::Credit => body = Bytes::new(),
             _ => return Err(Broken(Reason::Internal)),
         }
-    }
-}
-
-impl Side {
-    fn poll_stopped(&mut self, context: &mut std::task::Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.stopped).poll(context)
     }
 }

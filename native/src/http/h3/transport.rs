@@ -3,8 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -17,22 +16,16 @@ use super::gate::{Gate, Refused};
 type Opened = Result<(quinn::SendStream, quinn::RecvStream), quinn::ConnectionError>;
 type Waiting<T> = Option<Pin<Box<dyn Future<Output = T> + Send>>>;
 
-/// What h3 does not show of a request's stream.
-pub(super) struct Side {
-    /// Ready when the peer wants no answer any more.
-    pub(super) stopped: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
-    written: Arc<AtomicU64>,
+/// Our half of a request's stream, until [`take`] has it: h3 answers what it refuses, we answer the rest.
+pub(super) type Half = Arc<Mutex<Option<quinn::SendStream>>>;
+
+/// Takes the half from h3, which sends nothing on this stream any more.
+pub(super) fn take(half: &Half) -> Option<quinn::SendStream> {
+    half.lock().unwrap_or_else(|poison| poison.into_inner()).take()
 }
 
-impl Side {
-    /// Bytes that QUIC has taken for the peer.
-    pub(super) fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-}
-
-/// The side of the request accepted last, for whoever accepted it.
-pub(super) type Latest = Arc<Mutex<Option<Side>>>;
+/// The half of the request accepted last, for whoever accepted it.
+pub(super) type Latest = Arc<Mutex<Option<Half>>>;
 
 /// One connection.
 pub(super) struct Connection {
@@ -82,16 +75,10 @@ impl quic::Connection<Bytes> for Connection {
             Some(Box::pin(async move { quic.accept_bi().await }))
         });
         let (sender, receiver) = ready!(accepted).map_err(lost)?;
-        let written = Arc::new(AtomicU64::new(0));
-        let stopped = sender.stopped();
-        let stopped = Box::pin(async move {
-            // `Ok(None)`: everything has arrived, and nobody waits any more.
-            let _ = stopped.await;
-        });
-        let side = Side { stopped, written: written.clone() };
-        *self.latest.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(side);
+        let sender = Sender::new(sender);
+        *self.latest.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(sender.half.clone());
         let receiver = Receiver { stream: receiver, gate: Gate::request(self.ceiling), refused: None };
-        Poll::Ready(Ok(Stream { sender: Sender { stream: sender, writing: None, written }, receiver }))
+        Poll::Ready(Ok(Stream { sender, receiver }))
     }
 
     fn opener(&self) -> Connection {
@@ -118,7 +105,7 @@ impl quic::OpenStreams<Bytes> for Connection {
         });
         let stream = ready!(opened)
             .map_err(|cause| StreamErrorIncoming::ConnectionErrorIncoming { connection_error: lost(cause) })?;
-        Poll::Ready(Ok(Sender { stream, writing: None, written: Arc::default() }))
+        Poll::Ready(Ok(Sender::new(stream)))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
@@ -226,17 +213,37 @@ impl quic::RecvStream for Receiver {
     }
 }
 
-/// What we send.
+/// What h3 sends: on its own streams, and of a request's the answers to what it refuses.
 pub(super) struct Sender {
-    stream: quinn::SendStream,
+    half: Half,
+    id: StreamId,
     writing: Option<WriteBuf<Bytes>>,
-    written: Arc<AtomicU64>,
+}
+
+impl Sender {
+    fn new(stream: quinn::SendStream) -> Sender {
+        Sender { id: name(stream.id()), half: Arc::new(Mutex::new(Some(stream))), writing: None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<quinn::SendStream>> {
+        self.half.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+}
+
+fn internal(text: &str) -> StreamErrorIncoming {
+    let connection_error = ConnectionErrorIncoming::InternalError(text.to_owned());
+    StreamErrorIncoming::ConnectionErrorIncoming { connection_error }
 }
 
 impl quic::SendStream<Bytes> for Sender {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        let half = self.half.clone();
+        let mut half = half.lock().unwrap_or_else(|poison| poison.into_inner());
         while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(context, data.chunk()));
+            let Some(stream) = half.as_mut() else {
+                return Poll::Ready(Err(internal("the stream is not h3's any more")));
+            };
+            let written = ready!(Pin::new(stream).poll_write(context, data.chunk()));
             let written = written.map_err(|cause| match cause {
                 WriteError::Stopped(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into_inner() },
                 WriteError::ConnectionLost(cause) => {
@@ -245,7 +252,6 @@ impl quic::SendStream<Bytes> for Sender {
                 cause => StreamErrorIncoming::Unknown(Box::new(cause)),
             })?;
             data.advance(written);
-            self.written.fetch_add(written as u64, Ordering::Relaxed);
         }
         self.writing = None;
         Poll::Ready(Ok(()))
@@ -253,25 +259,26 @@ impl quic::SendStream<Bytes> for Sender {
 
     fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
         if self.writing.is_some() {
-            let text = "data was sent before the stream was ready".to_owned();
-            let connection_error = ConnectionErrorIncoming::InternalError(text);
-            return Err(StreamErrorIncoming::ConnectionErrorIncoming { connection_error });
+            return Err(internal("data was sent before the stream was ready"));
         }
         self.writing = Some(data.into());
         Ok(())
     }
 
     fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        Poll::Ready(self.stream.finish().map_err(|cause| StreamErrorIncoming::Unknown(Box::new(cause))))
+        let finished = self.lock().as_mut().map_or(Ok(()), quinn::SendStream::finish);
+        Poll::Ready(finished.map_err(|cause| StreamErrorIncoming::Unknown(Box::new(cause))))
     }
 
     fn reset(&mut self, code: u64) {
-        // Fails when it has ended or was reset already.
-        let _ = self.stream.reset(number(code));
+        if let Some(stream) = self.lock().as_mut() {
+            // Fails when it has ended or was reset already.
+            let _ = stream.reset(number(code));
+        }
     }
 
     fn send_id(&self) -> StreamId {
-        name(self.stream.id())
+        self.id
     }
 }
 
@@ -283,7 +290,7 @@ fn told(refused: Refused) -> u64 {
     }
 }
 
-fn number(code: u64) -> VarInt {
+pub(super) fn number(code: u64) -> VarInt {
     VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h3::error::{Code, StreamError};
-use h3::server::{RequestResolver, RequestStream};
+use h3::server::RequestStream;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{Method, StatusCode, request};
+use http::{Method, Request, StatusCode, request};
 use quinn::WriteError;
 
 use super::encode;
@@ -62,10 +62,10 @@ impl Shared {
 }
 
 /// One request in `open`, for as long as it lives.
-struct Counted(Arc<Shared>);
+pub(super) struct Counted(Arc<Shared>);
 
 impl Counted {
-    fn new(shared: Arc<Shared>) -> Counted {
+    pub(super) fn new(shared: Arc<Shared>) -> Counted {
         shared.open.fetch_add(1, Ordering::Relaxed);
         shared.connection.member.watch.disarm();
         Counted(shared)
@@ -91,7 +91,7 @@ struct Reply {
     _sender: RequestStream<Sender, Bytes>,
     /// Ready when the peer wants no answer any more; made when the answer is waited for.
     stopped: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
-    shared: Arc<Shared>,
+    counted: Counted,
     done: bool,
 }
 
@@ -111,57 +111,54 @@ impl From<WriteError> for Broken {
 }
 
 impl Reply {
-    /// Hands bytes to QUIC as the peer takes them, as long as it takes something now and then.
-    async fn send(&mut self, mut pieces: &mut [Bytes]) -> Result<(), Broken> {
-        let stall = Duration::from_millis(self.shared.limits().write_stall_ms.into());
-        while !pieces.is_empty() {
-            let written = {
-                let mut write = pin!(self.stream.write_chunks(pieces));
-                // A timer only for who has to wait.
-                match poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await {
-                    Poll::Ready(written) => written?,
-                    Poll::Pending => {
-                        tokio::time::timeout(stall, write).await.map_err(|_| Broken(Reason::Timeout))??
-                    }
-                }
-            };
-            // A piece taken in part is shortened where it lies.
-            pieces = &mut pieces[written.chunks..];
-        }
-        Ok(())
+    fn new(stream: quinn::SendStream, sender: RequestStream<Sender, Bytes>, counted: Counted) -> Reply {
+        Reply { stream, _sender: sender, stopped: None, counted, done: false }
     }
 
-    /// A response head and what is here of its body, in one go.
-    async fn head(&mut self, template: &Template, length: Option<u64>, body: Bytes) -> Result<(), Broken> {
+    /// The frame of a response head.
+    fn head(&self, template: &Template, length: Option<u64>) -> Vec<u8> {
         let section = template.section(|template| {
             let mut section = Vec::new();
             encode::fields(&mut section, template.fields());
             section
         });
-        let date = self.shared.connection.member.connections().imf_date();
+        let date = self.shared().connection.member.connections().imf_date();
         // A server with a clock says when (RFC 9110 section 6.6.1).
         let date = Some(&date[..]).filter(|_| !template.is_dated() && template.status >= 200);
-        let mut head = Vec::with_capacity(section.len() + 128);
-        encode::head(&mut head, template.status, section, length, date);
-        self.follow(head, body).await
-    }
-
-    /// A piece of the body.
-    async fn data(&mut self, body: Bytes) -> Result<(), Broken> {
-        self.follow(Vec::new(), body).await
+        let mut frame = Vec::with_capacity(section.len() + 128);
+        encode::head(&mut frame, template.status, section, length, date);
+        frame
     }
 
     /// Sends `frames` and the body behind them, if there is one. A small one is copied: two pieces cost more.
-    async fn follow(&mut self, mut frames: Vec<u8>, body: Bytes) -> Result<(), Broken> {
-        if body.is_empty() {
-            return if frames.is_empty() { Ok(()) } else { self.send(&mut [frames.into()]).await };
+    async fn send(&mut self, mut frames: Vec<u8>, mut body: Bytes) -> Result<(), Broken> {
+        if !body.is_empty() {
+            encode::data(&mut frames, body.len());
+            if body.len() <= COPIED {
+                frames.extend_from_slice(&body);
+                body = Bytes::new();
+            }
         }
-        encode::data(&mut frames, body.len());
-        if body.len() > COPIED {
-            return self.send(&mut [frames.into(), body]).await;
+        let count = if body.is_empty() { 1 } else { 2 };
+        let mut pieces = [Bytes::from(frames), body];
+        let mut left = &mut pieces[..count];
+        let stall = Duration::from_millis(self.shared().limits().write_stall_ms.into());
+        while left.first().is_some_and(|piece| !piece.is_empty()) {
+            let written = {
+                let mut write = pin!(self.stream.write_chunks(left));
+                // A timer only for who has to wait.
+                match poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await {
+                    Poll::Ready(written) => written?,
+                    Poll::Pending => {
+                        let waiting = Box::pin(tokio::time::timeout(stall, write));
+                        waiting.await.map_err(|_| Broken(Reason::Timeout))??
+                    }
+                }
+            };
+            // A piece taken in part is shortened where it lies.
+            left = &mut left[written.chunks..];
         }
-        frames.extend_from_slice(&body);
-        self.send(&mut [frames.into()]).await
+        Ok(())
     }
 
     async fn trailers(&mut self, fields: &[u8]) -> Result<(), Broken> {
@@ -169,14 +166,14 @@ impl Reply {
         let checked = match Template::new(200, fields) {
             Ok(checked) => checked,
             Err(text) => {
-                self.shared.connection.log(&format!("trailers were left out: {text}"));
+                self.shared().connection.log(&format!("trailers were left out: {text}"));
                 return Ok(());
             }
         };
         let (mut section, mut frame) = (Vec::new(), Vec::new());
         encode::fields(&mut section, checked.fields());
         encode::trailers(&mut frame, &section);
-        self.send(&mut [frame.into()]).await
+        self.send(frame, Bytes::new()).await
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
@@ -184,14 +181,22 @@ impl Reply {
         self.stream.finish().map_err(|_| Broken(Reason::Gone))
     }
 
-    async fn refuse(&mut self, (status, reason): Refusal) -> Result<(), Broken> {
-        let body = if reason.is_empty() { Bytes::new() } else { Bytes::from(format!("{reason}\n")) };
-        let fields = b"content-type\0text/plain; charset=utf-8";
-        let site = self.shared.connection.site.clone();
-        // These fields are tokens and plain text, which a template always takes.
-        let Ok(template) = site.heads.template(status.as_u16(), fields) else { return Err(Broken(Reason::Internal)) };
-        self.head(&template, Some(body.len() as u64), body).await?;
-        self.finish()
+    /// Boxed, as it is rare: its state would be part of every request.
+    fn refuse(&mut self, (status, reason): Refusal) -> Pin<Box<dyn Future<Output = Result<(), Broken>> + Send + '_>> {
+        Box::pin(async move {
+            let body = if reason.is_empty() { Bytes::new() } else { Bytes::from(format!("{reason}\n")) };
+            let fields = b"content-type\0text/plain; charset=utf-8";
+            let template = self.shared().connection.site.heads.template(status.as_u16(), fields);
+            // These fields are tokens and plain text, which a template always takes.
+            let Ok(template) = template else { return Err(Broken(Reason::Internal)) };
+            let head = self.head(&template, Some(body.len() as u64));
+            self.send(head, body).await?;
+            self.finish()
+        })
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.counted.0
     }
 
     fn reset(&mut self, code: Code) {
@@ -222,31 +227,45 @@ impl Drop for Reply {
 
 pub(super) type Incoming = RequestStream<Receiver, Bytes>;
 
-/// Reads one request, has the host answer it, and sends the answer.
-pub(super) async fn answer(resolver: RequestResolver<transport::Connection, Bytes>, half: Half, shared: Arc<Shared>) {
-    let counted = Counted::new(shared.clone());
-    let member = &shared.connection.member;
-    let patience = Duration::from_millis(shared.limits().head_ms.into());
-    // Dropping the resolver ends the stream, which a client reads as an incomplete response.
-    let resolved = match tokio::time::timeout(patience, resolver.resolve_request()).await {
-        Ok(resolved) => resolved,
-        Err(_) => return member.count(Limit::HeadMs),
-    };
+/// What h3 makes of the head of a request.
+pub(super) type Resolved = Result<(Request<()>, RequestStream<transport::Stream, Bytes>), StreamError>;
+
+/// Begins a request whose head is not here yet.
+pub(super) async fn wait(resolving: Pin<Box<impl Future<Output = Resolved>>>, half: Half, counted: Counted) {
+    let patience = Duration::from_millis(counted.0.limits().head_ms.into());
+    // Dropping what resolves ends the stream, which a client reads as an incomplete response.
+    match tokio::time::timeout(patience, resolving).await {
+        Ok(resolved) => begin(resolved, half, counted),
+        Err(_) => counted.0.connection.member.count(Limit::HeadMs),
+    }
+}
+
+/// Has one request answered, by a task of its own.
+pub(super) fn begin(resolved: Resolved, half: Half, counted: Counted) {
+    let shared = &counted.0;
     let (request, stream) = match resolved {
         Ok(resolved) => resolved,
         // h3 has answered 431, or reset the stream or the connection with the code that fits.
-        Err(StreamError::HeaderTooBig { .. }) => return member.count(Limit::H3FieldSectionBytes),
+        Err(StreamError::HeaderTooBig { .. }) => {
+            return shared.connection.member.count(Limit::H3FieldSectionBytes);
+        }
         Err(_) => return shared.count_reset(),
     };
     let (parts, ()) = request.into_parts();
     let (sender, mut incoming) = stream.split();
     let Some(ours) = transport::take(&half) else { return };
-    let mut reply = Reply { stream: ours, _sender: sender, stopped: None, shared: shared.clone(), done: false };
     if is_malformed(&parts) {
         incoming.stop_sending(Code::H3_MESSAGE_ERROR);
-        return reply.reset(Code::H3_MESSAGE_ERROR);
+        return Reply::new(ours, sender, counted).reset(Code::H3_MESSAGE_ERROR);
     }
-    match exchange(&parts, &mut reply, incoming, &shared).await {
+    let upload = Upload::new(incoming, declared(&parts), shared.limits());
+    tokio::spawn(answer(parts, upload, Reply::new(ours, sender, counted)));
+}
+
+/// Has the host answer a request, and sends the answer.
+async fn answer(parts: request::Parts, upload: Upload, mut reply: Reply) {
+    let shared = reply.shared().clone();
+    match exchange(&parts, upload, &mut reply, &shared).await {
         Ok(()) => {}
         Err(Broken(Reason::Limit)) => {
             // The body was too large before the host was told of the request.
@@ -261,14 +280,12 @@ pub(super) async fn answer(resolver: RequestResolver<transport::Connection, Byte
             reply.reset(Code::H3_REQUEST_CANCELLED);
         }
         Err(Broken(Reason::Timeout)) => {
-            member.count(Limit::WriteStallMs);
+            shared.connection.member.count(Limit::WriteStallMs);
             reply.reset(Code::H3_REQUEST_CANCELLED);
         }
         Err(Broken(_)) => reply.reset(Code::H3_INTERNAL_ERROR),
     }
-    drop(counted);
 }
-
 /// Fields that HTTP/3 forbids (RFC 9114 section 4.2), and lengths that are none; h3 has judged the pseudo-headers.
 fn is_malformed(parts: &request::Parts) -> bool {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -288,14 +305,12 @@ fn declared(parts: &request::Parts) -> Option<u64> {
 
 async fn exchange(
     parts: &request::Parts,
+    mut upload: Upload,
     reply: &mut Reply,
-    incoming: Incoming,
     shared: &Arc<Shared>,
 ) -> Result<(), Broken> {
     let connection = &shared.connection;
     let site = &connection.site;
-    let declared = declared(parts);
-    let mut upload = Upload::new(incoming, declared, &site.limits);
     let mut body = Vec::new();
     upload.take_ready(&mut body).await?;
     let head = match Head::read(parts, None, &site.limits) {
@@ -312,25 +327,30 @@ async fn exchange(
     {
         let length = (!route.template.is_bodiless()).then_some(route.body.len() as u64);
         let body = if parts.method == Method::HEAD { Bytes::new() } else { route.body.clone() };
-        reply.head(&route.template, length, body).await?;
+        reply.send(reply.head(&route.template, length), body).await?;
         return reply.finish();
     }
-    if head.length.is_some_and(|length| length <= u64::from(site.limits.inline_body_bytes)) {
-        while !upload.ended {
-            match upload.next().await {
-                Ok(Some(data)) => body.extend_from_slice(&data),
-                Ok(None) => break,
-                Err(Broken(Reason::Timeout)) => {
-                    connection.count_refusal(SLOW);
-                    tokio::spawn(upload.discard());
-                    return reply.refuse(SLOW).await;
-                }
-                Err(broken) => return Err(broken),
+    let collected = head.length.is_some_and(|length| length <= u64::from(site.limits.inline_body_bytes));
+    if collected && !upload.ended {
+        match Box::pin(upload.collect(&mut body)).await {
+            Ok(()) => {}
+            Err(Broken(Reason::Timeout)) => {
+                connection.count_refusal(SLOW);
+                tokio::spawn(upload.discard());
+                return reply.refuse(SLOW).await;
             }
+            Err(broken) => return Err(broken),
         }
     }
     poll_fn(|context| site.exchange.poll_ready(context)).await;
-    let trailers = if upload.ended { upload.trailers().await? } else { Vec::new() };
+    let trailers = if upload.ended {
+        match poll_fn(|context| Poll::Ready(upload.poll_trailers(context))).await {
+            Poll::Ready(trailers) => trailers?,
+            Poll::Pending => Box::pin(upload.trailers()).await?,
+        }
+    } else {
+        Vec::new()
+    };
     let whole = upload.ended && trailers.is_empty();
     let opening = Opening {
         parent: connection.member.id(),
@@ -355,7 +375,7 @@ async fn exchange(
         match order.command {
             Command::Head => return respond(order, stream, parts, reply, shared).await,
             Command::Inform => match site.heads.template(order.code, &order.head) {
-                Ok(template) => reply.head(&template, None, Bytes::new()).await?,
+                Ok(template) => reply.send(reply.head(&template, None), Bytes::new()).await?,
                 Err(text) => connection.log(&format!("an interim response was left out: {text}")),
             },
             Command::Upgrade => {
@@ -424,10 +444,8 @@ async fn respond(
             stream.fail(Reason::Internal);
             return Err(Broken(Reason::Internal));
         }
-        match head.take() {
-            Some(template) => reply.head(&template, extent.length, body).await?,
-            None => reply.data(body).await?,
-        }
+        let frames = head.take().map_or(Vec::new(), |template| reply.head(&template, extent.length));
+        reply.send(frames, body).await?;
         stream.sent(size);
         if end {
             if !trailers.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -85,6 +85,16 @@ impl Upload {
         Ok(Some(data))
     }
 
+    /// All that is still to come.
+    pub(super) async fn collect(&mut self, body: &mut Vec<u8>) -> Result<(), Broken> {
+        while !self.ended {
+            if let Some(data) = self.next().await? {
+                body.extend_from_slice(&data);
+            }
+        }
+        Ok(())
+    }
+
     /// The body may not be longer than it says (RFC 9114 section 4.1.2).
     fn count(&mut self, size: usize) -> Result<(), Broken> {
         self.received += size as u64;
@@ -105,8 +115,15 @@ impl Upload {
         Ok(())
     }
 
+    /// As [`Upload::trailers`], by one look.
+    pub(super) fn poll_trailers(&mut self, context: &mut Context<'_>) -> Poll<Result<Vec<u8>, Broken>> {
+        let trailers = ready!(self.incoming.poll_recv_trailers(context))?;
+        Poll::Ready(Ok(trailers.as_ref().map(joined).unwrap_or_default()))
+    }
+
     pub(super) async fn trailers(&mut self) -> Result<Vec<u8>, Broken> {
-        let trailers = self.pace.next(self.incoming.recv_trailers()).await.ok_or(Broken(Reason::Timeout))??;
+        let Upload { incoming, pace, .. } = self;
+        let trailers = pace.next(incoming.recv_trailers()).await.ok_or(Broken(Reason::Timeout))??;
         Ok(trailers.as_ref().map(joined).unwrap_or_default())
     }
 

@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -29,6 +30,9 @@ ENDLESS = 2**60
 #: A frame type that must be ignored (RFC 9114 section 7.2.8).
 GREASE = 0x21
 VERSION = QuicProtocolVersion.VERSION_1
+#: Under a flood the kernel drops datagrams for want of room (RcvbufErrors in /proc/net/snmp), those in which a probe
+#: says goodbye among them. Its connection then stays for `quic_idle_ms`, which is to be over before we look.
+FORGETFUL = {"quic_idle_ms": 5_000}
 
 
 # --- handshakes
@@ -162,14 +166,21 @@ def rounds(attack: Callable[[Target, H3, Outcome], Awaitable[int]]) -> Callable[
 
 async def resets(target: Target, client: H3, _: Outcome) -> int:
     sent = 0
+    begun: deque[int] = deque()
+
+    def allowed() -> bool:
+        return bool(begun) and not client.quic._streams[begun[0]].is_blocked
+
     while sent < 5_000 and client.closed is None and time.monotonic() < target.deadline:
-        for _number in range(20):
-            client.reset(client.begin("/wait"))
-        sent += 20
-        # What the server allows no stream for waits in aioquic, and would never be on the wire.
-        with suppress(OSError, TimeoutError):
-            await client.wait(lambda: not client.quic._streams_blocked_bidi)
-            await asyncio.sleep(0)  # lets datagrams in
+        while len(begun) < 20:
+            begun.append(client.begin("/wait"))
+        # What the server allows no stream for waits in aioquic; its reset would not, and break the protocol.
+        while allowed():
+            client.reset(begun.popleft())
+            sent += 1
+        await asyncio.sleep(
+            0
+        )  # lets datagrams in; a MAX_STREAMS among them is no event to wait for
     return sent
 
 
@@ -292,21 +303,30 @@ def held(
                 client.stall()
             stream = begin(client)
             begun = time.monotonic()
+            due = False
             while time.monotonic() < target.deadline:
                 known = client.known(stream) if stream is not None else None
+                # STOP_SENDING may be heard a moment before the reset or the answer, and nothing can be sent then.
                 if client.closed or (
-                    known and (known.over or (known.headers and known.status >= 400))
+                    known
+                    and (
+                        known.over
+                        or known.stopped is not None
+                        or (known.headers and known.status >= 400)
+                    )
                 ):
                     outcome.ended += 1
                     if outcome.reaped is not None:
                         outcome.reaped = max(outcome.reaped, time.monotonic() - begun)
                     return
-                client._changed.clear()
-                with suppress(TimeoutError, asyncio.TimeoutError):
-                    await asyncio.wait_for(client._changed.wait(), 0.5)
-                    continue
-                if drip is not None:
+                if due and drip is not None:
                     drip(client, stream)
+                client._changed.clear()
+                try:
+                    await asyncio.wait_for(client._changed.wait(), 0.5)
+                    due = False
+                except (TimeoutError, asyncio.TimeoutError):
+                    due = True
             outcome.reaped = None
             outcome.count("left")
 
@@ -386,7 +406,7 @@ ATTACKS = [
         speaks="http/3",
         secure=True,
         probe="h3",
-        limits={"handshake_ms": 2_000},
+        limits={"handshake_ms": 2_000, **FORGETFUL},
         expected="at most 3 bytes out for each in; Retry; ended by `handshake_ms`",
         bars=Bars(handlers=0, check=_retried),
     ),
@@ -400,6 +420,7 @@ ATTACKS = [
         speaks="http/3",
         secure=True,
         probe="h3",
+        limits=FORGETFUL,
         expected="at most 3 bytes out for each in",
         bars=Bars(handlers=0, check=_amplified),
     ),

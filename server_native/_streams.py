@@ -79,6 +79,11 @@ class Inflow:
         self._end()
         self._notify()
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of what the peer sends now: its body, or after that another protocol."""
+        return self._ended
+
     def forget(self) -> None:
         """What is here was read already, past this object."""
         self._owed += sum(map(len, self._chunks))

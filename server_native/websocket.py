@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -74,6 +74,8 @@ class _Common:
         self._said: tuple[int, str] | None = None
         self._pings: dict[bytes, Any] = {}
         self._numbers = itertools.count(1)
+        #: Called at the end, for whoever keeps the stream where no handler does.
+        self._on_over: Callable[[], object] | None = None
 
     @property
     def closed(self) -> bool:
@@ -117,6 +119,8 @@ class _Common:
         for waiter in pings.values():
             self._lost(waiter)
         self._notify()
+        if self._on_over is not None:
+            self._on_over()
 
     def _ended(self) -> WebSocketClosed:
         if self.close_code is None and self._said is not None:

@@ -360,6 +360,7 @@ class WebSocket(_Common):
 class ThreadWebSocket(_Common):
     """A WebSocket connection for plain handlers; every method blocks its thread instead of a coroutine.
 
+    The thread is the connection's for as long as the handler runs (option ``websocket_threads`` bounds them).
     As :class:`WebSocket`: one thread may receive and any number may send.
     """
 

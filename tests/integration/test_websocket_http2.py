@@ -152,8 +152,7 @@ def test_subprotocols_and_headers(serve: Serve, app: App, mode: Mode) -> None:
 
 @two
 def test_many_on_one_connection(serve: Serve, app: App, mode: Mode) -> None:
-    """With as many threads as there are of them, where each needs one."""
-    mode = mode if mode.asynchronous else Mode("pool", options={"threads": 60})
+    """More than there are threads for requests, where each needs one."""
     running = run(serve, app, mode)
     with H2(running.address) as client:
         tunnels = [Tunnel(client, "/echo") for _ in range(50)]
@@ -247,7 +246,6 @@ def test_what_breaks_the_protocol_ends_one_stream(serve: Serve, app: App, mode: 
 
 @two
 def test_the_server_stops_and_says_so(serve: Serve, app: App, mode: Mode) -> None:
-    mode = mode if mode.asynchronous else Mode("pool", options={"threads": 5})
     running = run(serve, app, mode)
     with H2(running.address) as client:
         tunnels = [Tunnel(client, "/listen") for _ in range(3)]

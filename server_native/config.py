@@ -232,8 +232,9 @@ class Limits:
     quic_handshakes: int = 64
     #: One WebSocket message; close code 1009 beyond.
     ws_message_bytes: int = 16 * 1024 * 1024
-    #: Messages on their way to one WebSocket client before ``send`` waits.
-    ws_write_bytes: int = 4 * 1024 * 1024
+    #: Messages on their way to one WebSocket client before ``send`` waits: what each client costs that does not read.
+    #: One that is longer than half of it goes in frames of at most 64 KiB.
+    ws_write_bytes: int = 256 * 1024
     #: WebSocket pings on a quiet connection, and how long their answer may take (1006 for the handler). 0 = none.
     ws_ping_ms: int = 20_000
     #: How long the peer may take to answer a WebSocket close.

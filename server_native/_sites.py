@@ -16,7 +16,7 @@ from typing import Any
 from ._dispatch import Left, Peer, Pump
 from ._ffi import FLAG_END, FLAG_EXPECT, FLAG_TEXT, FLAG_UPGRADE, Reason
 from ._lifecycle import StopNow
-from ._outbox import CHUNK, Outbox
+from ._outbox import CHUNK, PatientOutbox
 from ._pool import Pool
 from ._streams import Inflow, Outflow, ThreadInflow, ThreadOutflow, disconnected
 from .config import ServerConfig
@@ -87,7 +87,7 @@ class HandlerSite:
 
     def inform(self, stream: int, status: int, fields: bytes) -> None:
         """Sends an interim response now, from any thread."""
-        outbox = Outbox(self._pump.runtime)
+        outbox = PatientOutbox(self._pump.runtime)
         outbox.inform(stream, status, fields)
         outbox.flush()
 
@@ -110,7 +110,7 @@ class HandlerSite:
         sink = self._parting(request)
         outflow, stream = sink.outflow, request.stream
         # One thread may read while another writes: each direction has an outbox of its own.
-        outbox = Outbox(self._pump.runtime)
+        outbox = PatientOutbox(self._pump.runtime)
         inflow = request._inflow
         if inflow is None:
             inflow = ThreadInflow(stream, outbox, request._payload, self._receive_window, False)
@@ -164,7 +164,7 @@ class HandlerSite:
         self, stream: int, peer: Peer, flags: int, line: bytes, fields: bytes, payload: bytes
     ) -> None:
         """Runs the handler on a pool thread; it reads what is still to come of the body there."""
-        outbox = Outbox(self._pump.runtime)
+        outbox = PatientOutbox(self._pump.runtime)
         inflow = None
         if not flags & FLAG_END:
             expects = bool(flags & FLAG_EXPECT)
@@ -178,6 +178,13 @@ class HandlerSite:
             self._pump.outbox.head(stream, 503, _CROWDED.fields, _CROWDED.payload, True)
 
     def _work(self, request: NativeDirectRequest, sink: _Sink, flow: ThreadOutflow) -> None:
+        """Runs the handler and sends its answer, on a thread of the pool.
+
+        What it waits for has an end, besides the client's going away and the stop: for a body ``body_rate``, for room
+        to write ``write_stall_ms``, for messages ``ws_ping_ms``, for room in the native queue the driver's next turn.
+        Raw bytes of a protocol of the user's come when they come: that thread is lent (`websocket_threads`). How long
+        the handler itself computes is nobody's to bound; the stop leaves it behind.
+        """
         outbox = flow.outbox
         sink.thread = threading.current_thread()
         try:

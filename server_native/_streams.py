@@ -187,7 +187,10 @@ class ThreadInflow(Inflow):
             self._outbox.flush()
 
     def next(self) -> bytes:
-        """The next chunk; empty at the end. Blocks; native limits (``body_rate``) bound how long."""
+        """The next chunk; empty at the end. Blocks, for as long as ``body_rate`` lets a client be slow.
+
+        Of a connection that has left HTTP: until the peer says something, or ends; the stop ends it.
+        """
         with self._condition:
             self._ask()
             self._outbox.flush()

@@ -172,12 +172,12 @@ class ThreadDetachedSocket(_Common):
     _outflow: ThreadOutflow
 
     def receive(self) -> bytes:
-        """The next bytes; empty at the peer's end. Blocks."""
+        """The next bytes; empty at the peer's end. Blocks until then: no limit says how long a peer may be silent."""
         self._check_heard()
         return self._inflow.next()
 
     def send(self, data: bytes) -> None:
-        """Sends bytes; blocks while the peer takes less."""
+        """Sends bytes; blocks while the peer takes less (``write_stall_ms`` bounds that)."""
         self._check_open()
         self._outflow.write(data)
 

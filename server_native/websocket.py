@@ -380,7 +380,10 @@ class ThreadWebSocket(_Common):
         self._unanswered: set[threading.Event] = set()
 
     def receive(self, timeout: float | None = None) -> Message:
-        """The next message. Raises ``TimeoutError`` after ``timeout`` seconds, and as :meth:`WebSocket.receive`."""
+        """The next message. Raises ``TimeoutError`` after ``timeout`` seconds, and as :meth:`WebSocket.receive`.
+
+        Without one it blocks for as long as the peer answers pings (``ws_ping_ms``).
+        """
         until = None if timeout is None else monotonic() + timeout
         with self._changed:
             while True:
@@ -396,7 +399,10 @@ class ThreadWebSocket(_Common):
                 self._changed.wait(left)
 
     def send(self, message: Sendable) -> None:
-        """Sends a message; blocks while the peer takes less than it is sent. Errors as :meth:`WebSocket.send`."""
+        """Sends a message; blocks while the peer takes less than it is sent, ``write_stall_ms`` at most without any.
+
+        Errors as :meth:`WebSocket.send`.
+        """
         data, text = _encoded(message)
         with self._turn:
             for piece, flags in pieces(data, text, self._whole_window):
@@ -409,7 +415,10 @@ class ThreadWebSocket(_Common):
                     self._outbox.flush()
 
     def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
-        """Pings the peer and waits for its pong; the seconds that took. ``TimeoutError`` after ``timeout``."""
+        """Pings the peer and waits for its pong; the seconds that took. ``TimeoutError`` after ``timeout``.
+
+        Without one it blocks until the connection ends: a peer that sends messages need not answer.
+        """
         answered = threading.Event()
         with self._changed:
             payload = self._next_ping(data)

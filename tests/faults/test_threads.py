@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -170,3 +171,82 @@ def test_a_client_that_goes_while_it_waits_for_a_thread_is_not_served() -> None:
         assert victim.said("begin /late") == []
         victim.signal(signal.SIGTERM)
         victim.ends(0)
+
+
+# --- every wait of a thread has an end ---------------------------------------------------------------
+
+
+def waits_for_a_body(wire: Wire) -> None:
+    wire.request("/upload", method="POST", head=f"content-length: {len(BODY)}\r\n", body=b"x")
+
+
+def waits_to_write(wire: Wire) -> None:
+    wire.request("/stream")
+
+
+def waits_for_a_message(wire: Wire) -> None:
+    wire.send(handshake("/ws-receive"))
+
+
+def waits_to_send_a_message(wire: Wire) -> None:
+    wire.send(handshake("/ws-send"))
+
+
+def waits_for_bytes(wire: Wire) -> None:
+    wire.send(handshake("/raw"))
+
+
+def waits_to_send_bytes(wire: Wire) -> None:
+    wire.send(handshake("/raw-send"))
+
+
+#: What a thread may wait for, and the limit that ends it when client and server are content to go on.
+WAITS = [
+    (waits_for_a_body, "body_rate"),
+    (waits_to_write, "write_stall_ms"),
+    (waits_for_a_message, "ws_ping_ms"),
+    (waits_to_send_a_message, "write_stall_ms"),
+    # Whether a protocol of somebody else's is silent or dead is its own business.
+    (waits_for_bytes, None),
+    (waits_to_send_bytes, "write_stall_ms"),
+]
+WAITING = 10
+
+
+@pytest.mark.parametrize(
+    ("wait", "limit", "end"),
+    [
+        (wait, limit, end)
+        for wait, limit in WAITS
+        for end in ("the client goes", "a limit", "a stop", "a stop at once")
+        if limit is not None or end != "a limit"
+    ],
+)
+def test_no_thread_waits_for_ever(
+    wait: Callable[[Wire], None], limit: str | None, end: str
+) -> None:
+    short = {"body_grace_ms": 300, "write_stall_ms": 300, "ws_ping_ms": 300}
+    long = {"body_grace_ms": 60_000, "write_stall_ms": 60_000, "ws_ping_ms": 60_000}
+    limits = short if end == "a limit" else long
+    grace = 0.0 if end == "a stop at once" else 0.5
+    with (
+        Victim("threads", threads=WAITING, limits=limits, grace=grace) as victim,
+        ExitStack() as stack,
+    ):
+        wires = [
+            stack.enter_context(Wire(victim.port, receive_buffer=4096)) for _ in range(WAITING)
+        ]
+        for wire in wires:
+            wait(wire)
+        if end == "a limit":
+            victim.until_stats(lambda stats: stats[f"limited_{limit}"] >= WAITING, "ended by it")
+        else:
+            victim.until_stats(lambda stats: stats["busy_threads"] == WAITING, "waiting")
+        if end == "the client goes":
+            for wire in wires:
+                wire.reset()
+        if not end.startswith("a stop"):
+            victim.until_stats(lambda stats: stats["busy_threads"] == 0, "free again")
+            victim.probe()
+        victim.signal(signal.SIGTERM)
+        assert "still busy" not in victim.ends(0)

@@ -81,6 +81,10 @@ def plain(request: NativeDirectRequest) -> Any:
         while data := socket.receive():
             socket.send(data)
         return None
+    if path == "/raw-send":
+        socket = request.detach_socket()
+        while True:
+            socket.send(b"x" * 4096)
     say(f"begin {path}")
     if path == "/spin":
         spin(released.is_set)

@@ -281,11 +281,14 @@ def test_a_response_instead_of_a_websocket(start: Start, app: App) -> None:
 
 @pytest.mark.parametrize("style", HANDLED, indirect=True)
 def test_an_exception_before_it_is_accepted_is_500(start: Start, app: App, serve: Serve) -> None:
-    with Wire(start(app).address) as wire:
+    running = start(app)
+    with Wire(running.address) as wire:
         wire.send(handshake("/crash-before"))
         assert wire.answer().status == 500
-    (text,) = serve.logged(1)
-    assert "before it was accepted" in text
+    with H2(running.address) as client:
+        assert client.answer(Tunnel(client, "/crash-before").stream).status == 500
+    for text in serve.logged(2):
+        assert "before it was accepted" in text
 
 
 def test_a_response_that_has_begun_stays_one(start: Start) -> None:

@@ -396,6 +396,19 @@ def test_an_exception_before_it_is_accepted_is_500(serve: Serve, app: App, mode:
 
 
 @two
+def test_a_handler_that_returns_before_it_accepts_is_500(
+    serve: Serve, app: App, mode: Mode
+) -> None:
+    running = run(serve, app, mode)
+    with Wire(running.address) as wire:
+        wire.send(handshake("/return-before"))
+        assert wire.answer().status == 500
+        assert wire.get("/refuse").status == 418, "the connection goes on"
+    (text,) = serve.logged(1)
+    assert "found NoneType" in text
+
+
+@two
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

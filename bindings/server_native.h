@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0x0f9d6eb7236ed4cf)
+#define SN_ABI_HASH UINT64_C(0x7eea5aacb06b2ead)
 
 // `mode` of a Unix socket that the umask decides.
 #define SN_MODE_UMASK 4294967295
@@ -410,7 +410,8 @@ typedef struct sn_limits {
   uint32_t quic_handshakes;
   // Bytes of one WebSocket message; close code 1009 beyond.
   uint64_t ws_message_bytes;
-  // Bytes on their way to one WebSocket client before `send` waits.
+  // Bytes on their way to one WebSocket client before `send` waits: what a reader that never reads costs. A message
+  // longer than half of it goes in pieces.
   uint32_t ws_write_bytes;
   // Milliseconds between WebSocket pings on a quiet connection; also how long an answer may take. 0 = none.
   uint32_t ws_ping_ms;

@@ -80,6 +80,9 @@ class Site(Protocol):
     ) -> None:
         """A request: line, fields and body lie in ``arena`` from the offsets given up to the next one."""
 
+    def figures(self) -> dict[str, int]:
+        """What there is to tell of how handlers run, for eyes and tests."""
+
     def inform(self, stream: int, status: int, fields: bytes) -> None:
         """Sends an interim response now, from any thread."""
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import sleep
 
 from ._ffi import FLAG_END, FLAG_LENT, Command, Reason, Runtime, pack_record
 from .errors import RuntimeBusyError
 
-__all__ = ["CHUNK", "Outbox"]
+__all__ = ["CHUNK", "Outbox", "PatientOutbox"]
 
 #: Bytes from this size on are lent, not copied: two copies of them would cost more than the loan.
 _LENT_FROM = 8 * 1024
 #: Longest DATA: pieces of this size keep a window's worth in flight.
 CHUNK = 64 * 1024
+
+#: Seconds between two tries of a thread for whose commands there is no room.
+_PAUSE = 0.001
 
 _HEAD, _DATA, _END = int(Command.HEAD), int(Command.DATA), int(Command.END)
 _RESET, _CREDIT, _INFORM = int(Command.RESET), int(Command.CREDIT), int(Command.INFORM)
@@ -117,3 +121,19 @@ class Outbox:
         if payload:
             self._arena.append(payload)
             self._size += len(payload)
+
+
+class PatientOutbox(Outbox):
+    """That of a handler's thread, which nobody flushes again: it waits until there is room."""
+
+    __slots__ = ()
+
+    def flush(self) -> bool:
+        """Submits what has come together; true. Blocks for as long as the native side has no room for it.
+
+        Whoever drives makes room, and where Python does and is kept from it, the standby thread within two of its ticks
+        (40 ms). Raises :class:`~server_native.errors.StoppingError` when the runtime is over.
+        """
+        while not super().flush():
+            sleep(_PAUSE)
+        return True

@@ -4,6 +4,9 @@ The engine serves an asynchronous handler, which waits here for the head (:meth:
 for body bytes as the client takes them. On the other side an ``HttpResponse`` puts them in. The outlet holds no
 reference to that side: a response nobody can write to any more is noticed by its end (:meth:`Outlet.abandon`).
 
+A request whose connection leaves HTTP has no response: then the engine's task stays until what the connection became
+is over (:meth:`Outlet.part`).
+
 It knows bytes, not headers or lengths. Everything happens in the loop's thread.
 """
 
@@ -15,8 +18,10 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
+from .detached import DetachedSocket
 from .errors import ClientDisconnected, WriteBufferFullError
 from .http import NativeDirectResponse
+from .websocket import WebSocket
 
 __all__ = ["FAILED", "UNAVAILABLE", "Completion", "Outlet"]
 
@@ -42,9 +47,14 @@ class Outlet:
         self.told = False
         #: Called once when it is over, with :attr:`failure`.
         self.on_over: list[Callable[[Exception | None], object]] = []
+        #: Whether a handler is called with the request: what it took over ends with it, however long the peer stays.
+        self.handled = False
         self._limit = limit
         self._task: asyncio.Task[Any] | None = None
-        self._head: asyncio.Future[NativeDirectResponse] | None = loop.create_future()
+        self._head: asyncio.Future[NativeDirectResponse | None] | None = loop.create_future()
+        #: What the connection became when it left HTTP, and whether somebody still has to do with it.
+        self._left: WebSocket | DetachedSocket | None = None
+        self._lasts = False
         self._chunks: deque[bytes] = deque()
         self._queued = 0
         self._in_hand = 0
@@ -53,14 +63,19 @@ class Outlet:
 
     # --- the engine's side ------------------------------------------------------------------------
 
-    async def response(self) -> NativeDirectResponse:
-        """Waits for the head, or the whole response, in the task of the request."""
+    async def response(self) -> NativeDirectResponse | None:
+        """Waits for the head, or the whole response, in the task of the request.
+
+        ``None`` when the connection has left HTTP and is over: the engine keeps a stream as long as its task runs.
+        """
         self._task = asyncio.current_task()
         head = self._head
         if head is None:
             raise RuntimeError("the response of a request was asked for twice")
         try:
             response = await head
+            while self._lasts:
+                await self._change()
         except asyncio.CancelledError:
             self._finish(_gone())
             raise
@@ -68,7 +83,7 @@ class Outlet:
             # It leads back here when the body follows.
             self._head = None
             self._notify()
-        if response.source is None:
+        if response is None or response.source is None:
             self._finish(None)
         return response
 
@@ -107,10 +122,33 @@ class Outlet:
         return self._queued + self._in_hand
 
     @property
+    def parted(self) -> bool:
+        """Whether the connection has left HTTP."""
+        return self._left is not None
+
+    @property
     def settled(self) -> bool:
         """Whether it can be left alone: all was put in, or it is over and somebody knows of a failure."""
         unheard = self.failure is not None and not self.told and not _is_gone(self.failure)
         return self._ended or (self.over and not unheard)
+
+    def part(self, left: WebSocket | DetachedSocket) -> None:
+        """The connection has become ``left``, and nothing is awaited of the response any more."""
+        self._left, self._lasts, self._ended = left, True, True
+        if not self.handled:
+            left._on_over = self._release
+        self._send(None)
+        self._notify()
+
+    def leave(self, code: int) -> None:
+        """The handler is done: closes what it took over and left open, with this code."""
+        if self._left is not None and self._lasts:
+            self._left._finish(code)
+            self._release()
+
+    def _release(self) -> None:
+        self._lasts = False
+        self._notify()
 
     def whole(self, response: NativeDirectResponse) -> None:
         """Head and body at once; nothing may follow."""
@@ -143,6 +181,7 @@ class Outlet:
 
     def refuse(self, failure: Exception) -> None:
         """Gives an unfinished response up: 500 when its head has not gone, an abrupt end otherwise."""
+        self.leave(1011)
         if self.over or self._ended:
             return
         begun = self._head is None or self._head.done()
@@ -172,17 +211,18 @@ class Outlet:
         self._raise_failure()
 
     async def completed(self) -> None:
-        """Waits until it is over. Raises :attr:`failure`."""
-        while not self.over:
+        """Waits until it is over, or the connection has left HTTP. Raises :attr:`failure`."""
+        while not self.over and self._left is None:
             await self._change()
-        self._raise_failure()
+        if self._left is None:
+            self._raise_failure()
 
     def _raise_failure(self) -> None:
         if self.failure is not None:
             self.told = True
             raise self.failure
 
-    def _send(self, response: NativeDirectResponse) -> None:
+    def _send(self, response: NativeDirectResponse | None) -> None:
         # Cancelled: the client went in this very turn of the loop, and `response` is about to hear of it.
         if self._head is not None and not self._head.done():
             self._head.set_result(response)

@@ -37,6 +37,7 @@ class NativeServer:
         self._config = config
         self._pump = pump
         self._over = _Over()
+        self._site: Site | None = None
         self._tls = 0 if config.tls is None else runtime.tls(config.tls)
         self._listeners = tuple(
             listener for bind in config.binds for listener in self._listen_at(bind)
@@ -82,8 +83,14 @@ class NativeServer:
         self._pump.runtime.reload_tls(self._tls)
 
     def stats(self) -> dict[str, int]:
-        """Figures of the native side as of now: connections, streams, what was refused. For eyes and tests."""
-        return self._pump.runtime.stats()
+        """Figures as of now: connections, streams, threads, what was refused. For eyes and tests.
+
+        ``limited_<name>`` counts how often the limit or option of this name was applied.
+        """
+        figures = self._pump.runtime.stats()
+        if self._site is not None:
+            figures |= self._site.figures()
+        return figures
 
     async def __aenter__(self) -> NativeServer:
         return self
@@ -114,6 +121,7 @@ class NativeServer:
 
     def _accept(self, site: Site) -> None:
         """Starts to accept on every listener, for one site, and says so."""
+        self._site = site
         for listener in self._listeners:
             self._pump.sites[listener] = site
             self._pump.runtime.listen(listener)

@@ -8,6 +8,7 @@ when the head has gone already. What the client does reaches the handler as canc
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from ._dispatch import Left, Peer, Pump
 from ._ffi import FLAG_END, FLAG_EXPECT, FLAG_TEXT, FLAG_UPGRADE, Reason
 from ._lifecycle import StopNow
-from ._outbox import CHUNK, Outbox
+from ._outbox import CHUNK, PatientOutbox
 from ._pool import Pool
 from ._streams import Inflow, Outflow, ThreadInflow, ThreadOutflow, disconnected
 from .config import ServerConfig
@@ -36,8 +37,9 @@ __all__ = ["InlineSite"]
 log = logging.getLogger("server_native")
 
 FAILED = NativeDirectResponse.text("Internal Server Error\n", status=500)
-#: Seconds between two tries of a thread whose answer the native side has no room for.
-_BUSY_PAUSE = 0.001
+_CROWDED = NativeDirectResponse.text(
+    "Service Unavailable: too many requests wait for a thread\n", status=503
+)
 _PARTED = NativeDirectResponse.bytes()
 _WAITS = FLAG_END | FLAG_UPGRADE
 _NOT_HERE = "a plain handler cannot stream an asynchronous iterable (%r)"
@@ -63,7 +65,7 @@ class HandlerSite:
         self._receive_window = config.limits.receive_window
         self._message_window = config.limits.ws_write_bytes
         self._stop = stop
-        self._pool = Pool(config.threads)
+        self._pool = Pool(config.threads, config.websocket_threads, config.max_waiting_requests)
         #: What a handler raised that must end the server: SystemExit, KeyboardInterrupt and their like.
         self.raised: BaseException | None = None
 
@@ -72,9 +74,20 @@ class HandlerSite:
         """Handlers that run on the pool."""
         return self._pool.busy
 
+    def figures(self) -> dict[str, int]:
+        """What `stats` of the server tells beside the native side's figures."""
+        pool = self._pool
+        return {
+            "busy_threads": pool.busy,
+            "websocket_threads": pool.lent,
+            "waiting_requests": pool.waiting,
+            "limited_websocket_threads": pool.refused_loans,
+            "limited_max_waiting_requests": pool.refused_jobs,
+        }
+
     def inform(self, stream: int, status: int, fields: bytes) -> None:
         """Sends an interim response now, from any thread."""
-        outbox = Outbox(self._pump.runtime)
+        outbox = PatientOutbox(self._pump.runtime)
         outbox.inform(stream, status, fields)
         outbox.flush()
 
@@ -82,7 +95,7 @@ class HandlerSite:
         self, request: NativeDirectRequest, fields: bytes, subprotocol: str | None
     ) -> object:
         """For a handler on a pool thread: messages from now on."""
-        sink = self._sink(request)
+        sink = self._parting(request)
         outbox = sink.outflow.outbox
         websocket = ThreadWebSocket(
             request, outbox, subprotocol, self._receive_window, self._message_window
@@ -94,10 +107,10 @@ class HandlerSite:
 
     def detach(self, request: NativeDirectRequest, status: int, fields: bytes) -> object:
         """For a handler on a pool thread: bytes from now on."""
-        sink = self._sink(request)
+        sink = self._parting(request)
         outflow, stream = sink.outflow, request.stream
         # One thread may read while another writes: each direction has an outbox of its own.
-        outbox = Outbox(self._pump.runtime)
+        outbox = PatientOutbox(self._pump.runtime)
         inflow = request._inflow
         if inflow is None:
             inflow = ThreadInflow(stream, outbox, request._payload, self._receive_window, False)
@@ -120,6 +133,16 @@ class HandlerSite:
             # The pump's thread has told it while nobody listened.
             left._on_reset(Reason.GONE)
 
+    def _parting(self, request: NativeDirectRequest) -> _Sink:
+        """The sink of a request whose thread may stay with it for as long as its peer does."""
+        sink = self._sink(request)
+        if sink.thread is not None and not self._pool.lend(sink.thread):
+            raise HandshakeError(
+                503,
+                "Service Unavailable: no thread is left for another connection that leaves HTTP",
+            )
+        return sink
+
     def _sink(self, request: NativeDirectRequest) -> _Sink:
         sink = self._pump.streams.get(request.stream)
         if request._left is not None:
@@ -141,7 +164,7 @@ class HandlerSite:
         self, stream: int, peer: Peer, flags: int, line: bytes, fields: bytes, payload: bytes
     ) -> None:
         """Runs the handler on a pool thread; it reads what is still to come of the body there."""
-        outbox = Outbox(self._pump.runtime)
+        outbox = PatientOutbox(self._pump.runtime)
         inflow = None
         if not flags & FLAG_END:
             expects = bool(flags & FLAG_EXPECT)
@@ -150,10 +173,20 @@ class HandlerSite:
         flow = ThreadOutflow(stream, outbox, self._window)
         sink = _Sink(request, inflow, flow)
         self._pump.streams[stream] = sink
-        self._pool.submit(lambda: self._work(request, flow))
+        if not self._pool.submit(lambda: self._work(request, sink, flow)):
+            del self._pump.streams[stream]
+            self._pump.outbox.head(stream, 503, _CROWDED.fields, _CROWDED.payload, True)
 
-    def _work(self, request: NativeDirectRequest, flow: ThreadOutflow) -> None:
+    def _work(self, request: NativeDirectRequest, sink: _Sink, flow: ThreadOutflow) -> None:
+        """Runs the handler and sends its answer, on a thread of the pool.
+
+        What it waits for has an end, besides the client's going away and the stop: for a body ``body_rate``, for room
+        to write ``write_stall_ms``, for messages ``ws_ping_ms``, for room in the native queue the driver's next turn.
+        Raw bytes of a protocol of the user's come when they come: that thread is lent (`websocket_threads`). How long
+        the handler itself computes is nobody's to bound; the stop leaves it behind.
+        """
         outbox = flow.outbox
+        sink.thread = threading.current_thread()
         try:
             if request.disconnected:
                 return
@@ -293,7 +326,7 @@ class InlineSite(HandlerSite):
 class _Sink:
     """Hands what a stream hears to the two flows of its request."""
 
-    __slots__ = ("inflow", "left", "outflow", "request")
+    __slots__ = ("inflow", "left", "outflow", "request", "thread")
 
     def __init__(
         self, request: NativeDirectRequest, inflow: Inflow | None, outflow: Outflow
@@ -303,6 +336,8 @@ class _Sink:
         self.outflow = outflow
         #: What hears the rest of a stream that has left HTTP.
         self.left: Left | None = None
+        #: The thread of the pool that runs the handler.
+        self.thread: threading.Thread | None = None
 
     def on_data(self, data: bytes, flags: int) -> None:
         if self.left is not None:

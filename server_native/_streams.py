@@ -79,6 +79,11 @@ class Inflow:
         self._end()
         self._notify()
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of what the peer sends now: its body, or after that another protocol."""
+        return self._ended
+
     def forget(self) -> None:
         """What is here was read already, past this object."""
         self._owed += sum(map(len, self._chunks))
@@ -182,7 +187,10 @@ class ThreadInflow(Inflow):
             self._outbox.flush()
 
     def next(self) -> bytes:
-        """The next chunk; empty at the end. Blocks; native limits (``body_rate``) bound how long."""
+        """The next chunk; empty at the end. Blocks, for as long as ``body_rate`` lets a client be slow.
+
+        Of a connection that has left HTTP: until the peer says something, or ends; the stop ends it.
+        """
         with self._condition:
             self._ask()
             self._outbox.flush()

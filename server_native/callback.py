@@ -104,7 +104,7 @@ class _Handler:
         #: Made in the loop that serves.
         self._server: NativeHttpServer | None = None
 
-    async def __call__(self, request: NativeDirectRequest) -> NativeDirectResponse:
+    async def __call__(self, request: NativeDirectRequest) -> NativeDirectResponse | None:
         if self._server is None:
             self._server = NativeHttpServer(self._own, self._config.limits, self._config.grace)
         return await self._server._call(self._handler, request)

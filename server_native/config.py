@@ -78,6 +78,13 @@ class MultiServeOptions(TypedDict, total=False):
     #: Python threads that run plain handlers. 0: they run where events arrive when the whole request is here, and on a
     #: pool otherwise. Asynchronous handlers are tasks of the loop whatever this says.
     threads: int
+    #: Threads, beyond those of the pool, for plain handlers whose request became a WebSocket or raw bytes: each keeps
+    #: its thread for as long as its peer stays. 503 for the next one; 0 refuses all. A thread that waits costs 8 MiB of
+    #: address space (the stack the system gives) and about 20 KiB of memory.
+    websocket_threads: int
+    #: Requests that wait for a thread of a plain handler; the next ones get 503. One may hold ``inline_body_bytes`` and
+    #: ``receive_window`` of its body.
+    max_waiting_requests: int
     #: Seconds after which an asynchronous handler is cancelled and 503 sent; ``None``: never.
     handler_timeout: float | None
     #: Seconds requests in flight get at a stop.
@@ -225,8 +232,9 @@ class Limits:
     quic_handshakes: int = 64
     #: One WebSocket message; close code 1009 beyond.
     ws_message_bytes: int = 16 * 1024 * 1024
-    #: Messages on their way to one WebSocket client before ``send`` waits.
-    ws_write_bytes: int = 4 * 1024 * 1024
+    #: Messages on their way to one WebSocket client before ``send`` waits: what each client costs that does not read.
+    #: One that is longer than half of it goes in frames of at most 64 KiB.
+    ws_write_bytes: int = 256 * 1024
     #: WebSocket pings on a quiet connection, and how long their answer may take (1006 for the handler). 0 = none.
     ws_ping_ms: int = 20_000
     #: How long the peer may take to answer a WebSocket close.
@@ -324,6 +332,8 @@ class ServerConfig:
     http3: bool = True
     io_threads: int | None = None
     threads: int = 0
+    websocket_threads: int = 1000
+    max_waiting_requests: int = 1024
     handler_timeout: float | None = None
     grace: float = 10.0
     limits: Limits = field(default_factory=Limits)
@@ -342,6 +352,8 @@ class ServerConfig:
                 f"binds must be a list of at least one NativeServerBind, found {self.binds!r}"
             )
         _checks.integer("threads", self.threads, 0, 1024)
+        _checks.integer("websocket_threads", self.websocket_threads, 0, 100_000)
+        _checks.integer("max_waiting_requests", self.max_waiting_requests, 1, 2**31 - 1)
         if self.io_threads is not None:
             _checks.integer("io_threads", self.io_threads, 0, 64)
         _checks.seconds("grace", self.grace)

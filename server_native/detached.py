@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -30,19 +31,25 @@ class _Common:
         self._sealed = False
         self._deaf = False
         self._over = False
+        #: Called at the end, for whoever keeps the stream where no handler does.
+        self._on_over: Callable[[], object] | None = None
 
     # --- what the pump tells ---------------------------------------------------------------------
 
     def _on_data(self, data: bytes, flags: int) -> None:
         self._inflow.feed(data, bool(flags & FLAG_END))
+        if flags & FLAG_END:
+            self._tell_if_over()
 
     def _on_end(self, trailers: bytes, _code: int) -> None:
         self._inflow.end(trailers)
+        self._tell_if_over()
 
     def _on_reset(self, reason: int) -> None:
         self._over = True
         self._inflow.fail(reason)
         self._outflow.fail(reason)
+        self._tell_if_over()
 
     def _on_writable(self, size: int) -> None:
         self._outflow.writable(size)
@@ -61,11 +68,13 @@ class _Common:
         if not self._sealed and not self._over:
             self._sealed = True
             self._outflow.outbox.end(self.request.stream)
+            self._tell_if_over()
 
     def _close(self) -> None:
         if not self._deaf and not self._over:
             self._sealed = self._deaf = True
             self._outflow.outbox.end(self.request.stream, code=_DEAF)
+            self._tell_if_over()
 
     def _abort(self) -> None:
         if not self._over:
@@ -73,6 +82,14 @@ class _Common:
             self._inflow.fail(_CANCELLED)
             self._outflow.fail(_CANCELLED)
             self._outflow.outbox.reset(self.request.stream, _CANCELLED)
+            self._tell_if_over()
+
+    def _tell_if_over(self) -> None:
+        if self._on_over is not None and (self._over or self._deaf or self._both_ended()):
+            self._on_over()
+
+    def _both_ended(self) -> bool:
+        return self._sealed and self._inflow.ended
 
     def _check_open(self) -> None:
         if self._sealed:
@@ -86,6 +103,9 @@ class _Common:
 
     def _finish(self, code: int) -> None:
         """The handler is done: an orderly end, or after a failure an abrupt one."""
+        if self._both_ended():
+            # What has come may still be read.
+            return
         if code == 1000 and self._outflow.failure is None:
             self._close()
         else:
@@ -152,12 +172,12 @@ class ThreadDetachedSocket(_Common):
     _outflow: ThreadOutflow
 
     def receive(self) -> bytes:
-        """The next bytes; empty at the peer's end. Blocks."""
+        """The next bytes; empty at the peer's end. Blocks until then: no limit says how long a peer may be silent."""
         self._check_heard()
         return self._inflow.next()
 
     def send(self, data: bytes) -> None:
-        """Sends bytes; blocks while the peer takes less."""
+        """Sends bytes; blocks while the peer takes less (``write_stall_ms`` bounds that)."""
         self._check_open()
         self._outflow.write(data)
 

@@ -102,7 +102,7 @@ class HandshakeError(ServerNativeError):
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(text)
-        #: The status the client gets: 400 or 426.
+        #: The status the client gets: 400 or 426, or 503 when `websocket_threads` are all taken.
         self.status = status
         #: Fields the client gets.
         self.headers = dict(headers or {})

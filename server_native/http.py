@@ -220,7 +220,8 @@ class NativeDirectRequest:
         are ours, the most wanted first; the first that the client knows too is agreed on. ``headers`` go with
         the answer. The handler returns nothing; what it leaves open is closed with 1000, or 1011 when it raises.
 
-        Raises :class:`~server_native.HandshakeError` when the request is no handshake: 426 or 400 for the client.
+        Raises :class:`~server_native.HandshakeError` when the request is no handshake (426 or 400 for the client), and
+        in plain handlers when no thread is left for it (503, option ``websocket_threads``).
         """
         _handshake.check(self)
         agreed = _handshake.subprotocol(self.headers, subprotocols)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from ._ffi import Reason
 from ._outlet import Outlet
 from .cookies import Cookie, parse_cookies
+from .detached import DetachedSocket
 from .errors import ClientDisconnected, ResponseSentError
-from .headers import Headers
+from .headers import Headers, HeaderSource
 from .http import NativeDirectRequest
 from .http_response import ConnectionInfo, HttpResponse, ResponseDefaults
 from .sessions import Session, SessionSlot, SessionStore
+from .websocket import WebSocket
 
 __all__ = ["HttpRequest"]
 
@@ -144,6 +146,37 @@ class HttpRequest:
     def disconnected(self) -> bool:
         """Whether the client is gone, or the server about to stop: nobody takes the response."""
         return self.direct.disconnected
+
+    @property
+    def upgrade(self) -> str | None:
+        """The protocol the client offers to go on with, in lower case (``websocket``); ``None`` without an offer."""
+        return self.direct.upgrade
+
+    def accept_websocket(self, *, subprotocols: Sequence[str] = ()) -> WebSocket:
+        """Accepts the WebSocket the client asks for; the response is closed with it.
+
+        ``subprotocols`` are ours, the most wanted first; the first that the client knows too is agreed on. Headers and
+        cookies of :attr:`response` go with the answer.
+
+        The WebSocket lasts until one side closes it, or the server stops; in a handler that is called with its request,
+        until that has returned (1000) or raised (1011). Otherwise nobody closes it by itself: use ``async with``.
+
+        Raises :class:`~server_native.HandshakeError` when the request is no handshake, and has answered 426 or 400
+        then; :class:`~server_native.errors.ResponseSentError` after something was written to the response, and
+        :class:`~server_native.ClientDisconnected` when nobody is there.
+        """
+
+        def take(fields: HeaderSource) -> WebSocket:
+            websocket: WebSocket = self.direct.accept_websocket(
+                subprotocols=subprotocols, headers=fields
+            )
+            return websocket
+
+        return self.response._hand_over(take)
+
+    def detach_socket(self, *, write_headers: bool = True) -> DetachedSocket:
+        """Takes the connection over as bytes; :meth:`HttpResponse.detach_socket` says how."""
+        return self.response.detach_socket(write_headers=write_headers)
 
     async def read(self) -> bytes:
         """The whole body. Raises :class:`~server_native.ClientDisconnected` when it will not come."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import quote
 
 from ._outlet import Completion, Outlet
 from .compress import Gzip, gzip_for
 from .cookies import ResponseCookies
-from .errors import ConfigurationError, ContentLengthError, ResponseSentError
-from .headers import encode_fields
+from .detached import DetachedSocket
+from .errors import ConfigurationError, ContentLengthError, HandshakeError, ResponseSentError
+from .headers import HeaderSource, encode_fields
 from .http import NativeDirectRequest, NativeDirectResponse
 from .response_headers import ResponseHeaders
 from .sessions import SessionSlot
+from .websocket import WebSocket
 
 __all__ = ["ConnectionInfo", "HttpResponse", "ResponseDefaults"]
 
@@ -24,10 +27,15 @@ _BUFFERED = 8 * 1024
 _AHEAD = 64 * 1024
 #: Statuses without a body (RFC 9110 sections 6.4.1 and 15.3.6).
 _BODILESS = frozenset((204, 205, 304))
+#: Fields that speak of a body, for an answer after which the connection is another protocol's.
+_OF_BODIES = frozenset(("content-type", "content-length", "content-encoding", "transfer-encoding"))
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHARSET = re.compile(r""";[ \t]*charset[ \t]*=[ \t]*(?:"([^"]*)"|([^;"\s]*))""", re.IGNORECASE)
 #: Everything a URI may hold (RFC 3986 section 2), and the % of what is encoded already.
 _URI_SAFE = "%:/?#[]@!$&'()*+,;=-._~"
+
+
+_Left = TypeVar("_Left", WebSocket, DetachedSocket)
 
 
 def default_headers() -> ResponseHeaders:
@@ -350,6 +358,29 @@ class HttpResponse:
         self._headers.set("location", quote(uri, safe=_URI_SAFE))
         return self.close()
 
+    def detach_socket(self, *, write_headers: bool = True) -> DetachedSocket:
+        """Takes the connection over as bytes, as they are, and closes the response.
+
+        With ``write_headers`` the client gets ``101 Switching Protocols`` for the protocol it has offered first (over
+        HTTP/2: 200 for its extended CONNECT), with :attr:`headers` and :attr:`cookies`; without, nothing, and whoever
+        has the socket writes what it wants, a head of its own among it (HTTP/1.1 only). Bytes that were read already
+        come first, an unread request body included.
+
+        The socket lasts until it is closed, both sides have ended or the server stops; in a handler that is called
+        with its request, until that has returned. Raises :class:`~server_native.HandshakeError` when the request offers
+        no other protocol, and has answered 426 then; :class:`~server_native.errors.ResponseSentError` after the first
+        write, and :class:`~server_native.ClientDisconnected` when nobody is there.
+        """
+
+        def take(fields: HeaderSource) -> DetachedSocket:
+            headers = fields if write_headers else None
+            socket: DetachedSocket = self._direct.detach_socket(
+                headers=headers, write_headers=write_headers
+            )
+            return socket
+
+        return self._hand_over(take)
+
     @property
     def done(self) -> Awaitable[None]:
         """The end of the response: awaiting it waits for that, any number of times.
@@ -385,6 +416,36 @@ class HttpResponse:
                 f"the head of this response has been sent, {what} cannot be changed any more: "
                 "change it before the first flush() and before more is written than is buffered"
             )
+
+    def _hand_over(self, take: Callable[[HeaderSource], _Left]) -> _Left:
+        """Has the connection leave HTTP; ``take`` does so with the fields of the answer."""
+        if self._sent or self._closed or self._written:
+            raise ResponseSentError(
+                "this response was written to or is closed, its connection cannot become another protocol's any more: "
+                "take it over before anything is written"
+            )
+        self._complete()
+        pairs = [pair for pair in self._headers.pairs if pair[0] not in _OF_BODIES]
+        pairs += [("set-cookie", cookie) for cookie in self._cookies.headers()]
+        try:
+            left = take(pairs)
+        except HandshakeError as error:
+            self._refuse(error)
+            raise
+        self._sent = self._closed = self._muted = True
+        self._headers.seal()
+        self._cookies.seal()
+        self._outlet.part(left)
+        return left
+
+    def _refuse(self, error: HandshakeError) -> None:
+        """Answers a request that cannot have what it was to get; whoever took it may have no more to do with it."""
+        self._status = error.status
+        self.content_type, self.content_length = "text/plain", -1
+        for name, value in error.headers.items():
+            self._headers.set(name, value)
+        self.write(f"{error}\n")
+        self.close()
 
     def _begin(self) -> None:
         """Sends the head, and what was written so far behind it."""
@@ -456,11 +517,9 @@ class HttpResponse:
     def _seal(self) -> bytes:
         """Completes the head; nothing of it changes any more."""
         headers = self._headers
-        if self._server_header is not None and "server" not in headers:
-            headers.set("server", self._server_header)
+        self._complete()
         if not self.persistent_connection:
             headers.set("connection", "close")
-        self._slot.seal(self._cookies, self._is_secure)
         for cookie in self._cookies.headers():
             headers.add("set-cookie", cookie)
         fields = encode_fields(headers.pairs)
@@ -469,6 +528,12 @@ class HttpResponse:
         self._buffer.clear()
         self._sent = True
         return fields
+
+    def _complete(self) -> None:
+        """Adds what the server says with every answer."""
+        if self._server_header is not None and "server" not in self._headers:
+            self._headers.set("server", self._server_header)
+        self._slot.seal(self._cookies, self._is_secure)
 
     def _is_secure(self) -> bool:
         # A client that lies here takes its cookie away from itself and nobody else.

@@ -29,7 +29,7 @@ from ._outlet import UNAVAILABLE, Outlet
 from .config import HttpServerConfig, Limits
 from .cookies import Cookie
 from .direct import start_native_direct, start_secure_native_direct
-from .errors import ClientDisconnected, ConfigurationError, StoppingError
+from .errors import ClientDisconnected, ConfigurationError, HandshakeError, StoppingError
 from .http import NativeDirectRequest, NativeDirectResponse
 from .http_request import HttpRequest
 from .http_response import ResponseDefaults
@@ -329,7 +329,7 @@ class NativeHttpServer:
     def _stop(self, _grace: float | None = None) -> None:
         self.close()
 
-    async def _answer(self, direct: NativeDirectRequest) -> NativeDirectResponse:
+    async def _answer(self, direct: NativeDirectRequest) -> NativeDirectResponse | None:
         """The handler of the engine: offers the request and waits for its response."""
         if self._closing or self._forsaken or self._arrivals.full:
             return UNAVAILABLE
@@ -344,7 +344,7 @@ class NativeHttpServer:
 
     async def _call(
         self, handler: HttpHandler, direct: NativeDirectRequest
-    ) -> NativeDirectResponse:
+    ) -> NativeDirectResponse | None:
         """A handler of the engine: calls ``handler`` with the request and waits for its response."""
         request = self._request(direct)
         task = self._loop.create_task(_run(handler, request))
@@ -438,13 +438,24 @@ async def _run(handler: HttpHandler, request: HttpRequest) -> None:
             task.cancel()
 
     outlet.on_over.append(over)
+    outlet.handled = True
     try:
         result = handler(request)
         if inspect.isawaitable(result):
             await result
+        outlet.leave(1000)
         await response.close()
+    except HandshakeError as error:
+        # Unless it is the handler's own, the client was answered where it came from.
+        log.info("%r was refused with %d: %s", request, error.status, error)
+        outlet.refuse(error)
     except Exception as error:
-        if not (isinstance(error, ClientDisconnected) and request.disconnected):
+        gone = isinstance(error, ClientDisconnected)
+        if gone and outlet.parted:
+            # How a loop over messages ends.
+            outlet.leave(1000)
+            return
+        if not (gone and request.disconnected):
             log.exception("the handler failed on %r", request)
         outlet.refuse(error)
     except BaseException as error:

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -74,6 +74,8 @@ class _Common:
         self._said: tuple[int, str] | None = None
         self._pings: dict[bytes, Any] = {}
         self._numbers = itertools.count(1)
+        #: Called at the end, for whoever keeps the stream where no handler does.
+        self._on_over: Callable[[], object] | None = None
 
     @property
     def closed(self) -> bool:
@@ -117,6 +119,8 @@ class _Common:
         for waiter in pings.values():
             self._lost(waiter)
         self._notify()
+        if self._on_over is not None:
+            self._on_over()
 
     def _ended(self) -> WebSocketClosed:
         if self.close_code is None and self._said is not None:
@@ -356,6 +360,7 @@ class WebSocket(_Common):
 class ThreadWebSocket(_Common):
     """A WebSocket connection for plain handlers; every method blocks its thread instead of a coroutine.
 
+    The thread is the connection's for as long as the handler runs (option ``websocket_threads`` bounds them).
     As :class:`WebSocket`: one thread may receive and any number may send.
     """
 
@@ -375,7 +380,10 @@ class ThreadWebSocket(_Common):
         self._unanswered: set[threading.Event] = set()
 
     def receive(self, timeout: float | None = None) -> Message:
-        """The next message. Raises ``TimeoutError`` after ``timeout`` seconds, and as :meth:`WebSocket.receive`."""
+        """The next message. Raises ``TimeoutError`` after ``timeout`` seconds, and as :meth:`WebSocket.receive`.
+
+        Without one it blocks for as long as the peer answers pings (``ws_ping_ms``).
+        """
         until = None if timeout is None else monotonic() + timeout
         with self._changed:
             while True:
@@ -391,7 +399,10 @@ class ThreadWebSocket(_Common):
                 self._changed.wait(left)
 
     def send(self, message: Sendable) -> None:
-        """Sends a message; blocks while the peer takes less than it is sent. Errors as :meth:`WebSocket.send`."""
+        """Sends a message; blocks while the peer takes less than it is sent, ``write_stall_ms`` at most without any.
+
+        Errors as :meth:`WebSocket.send`.
+        """
         data, text = _encoded(message)
         with self._turn:
             for piece, flags in pieces(data, text, self._whole_window):
@@ -404,7 +415,10 @@ class ThreadWebSocket(_Common):
                     self._outbox.flush()
 
     def ping(self, data: bytes | None = None, timeout: float | None = None) -> float:
-        """Pings the peer and waits for its pong; the seconds that took. ``TimeoutError`` after ``timeout``."""
+        """Pings the peer and waits for its pong; the seconds that took. ``TimeoutError`` after ``timeout``.
+
+        Without one it blocks until the connection ends: a peer that sends messages need not answer.
+        """
         answered = threading.Event()
         with self._changed:
             payload = self._next_ping(data)

@@ -126,6 +126,11 @@ def echoes_messages(program: Program, folder: Path) -> None:
             assert websocket.recv(10) == message
 
 
+def echoes_messages_beside_requests(program: Program, folder: Path) -> None:
+    echoes_messages(program, folder)
+    assert ask(program.url) == b"talk to me with a WebSocket\n"
+
+
 def at_the_socket_too(program: Program, folder: Path) -> None:
     at_every_address(1, "you came in by {host}\n")(program, folder)
     command = ["curl", "-s", "--unix-socket", "app.sock", "http://localhost/"]
@@ -158,6 +163,7 @@ CHECKS: dict[str, Check] = {
     "quickstart: The HttpServer style (2)": at_every_address(1, "loopback ok\n"),
     "quickstart: The HttpServer style (3)": over_every_version("secure ok\n"),
     "quickstart: A callback": says(("/there", None, b"hello /there\n")),
+    "quickstart: WebSockets and other protocols": echoes_messages_beside_requests,
     "quickstart: This machine only": at_every_address(1, "loopback ok\n"),
     "quickstart: `localhost` and `any`": at_every_address(1, "you came in by {host}\n"),
     "quickstart: Several addresses": at_every_address(2, "explicit binds ok\n"),

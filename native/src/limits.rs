@@ -73,7 +73,8 @@ pub struct Limits {
     pub quic_handshakes: u32,
     /// Bytes of one WebSocket message; close code 1009 beyond.
     pub ws_message_bytes: u64,
-    /// Bytes on their way to one WebSocket client before `send` waits.
+    /// Bytes on their way to one WebSocket client before `send` waits: what a reader that never reads costs. A message
+    /// longer than half of it goes in pieces.
     pub ws_write_bytes: u32,
     /// Milliseconds between WebSocket pings on a quiet connection; also how long an answer may take. 0 = none.
     pub ws_ping_ms: u32,
@@ -115,7 +116,7 @@ impl Default for Limits {
             quic_stream_window: 1024 * 1024,
             quic_handshakes: 64,
             ws_message_bytes: 16 * 1024 * 1024,
-            ws_write_bytes: 4 * 1024 * 1024,
+            ws_write_bytes: 256 * 1024,
             ws_ping_ms: 20_000,
             ws_close_ms: 10_000,
         }

@@ -76,6 +76,15 @@ def plain(request: NativeDirectRequest) -> Any:
         websocket = request.accept_websocket()
         while True:
             websocket.send(b"x" * 4096)
+    if path == "/raw":
+        socket = request.detach_socket()
+        while data := socket.receive():
+            socket.send(data)
+        return None
+    if path == "/raw-send":
+        socket = request.detach_socket()
+        while True:
+            socket.send(b"x" * 4096)
     say(f"begin {path}")
     if path == "/spin":
         spin(released.is_set)
@@ -339,8 +348,9 @@ if __name__ == "__main__":
         "limits": Limits(**options.get("limits", {})),
         "routes": {"/route": "native"},
     }
-    if options.get("io_threads") is not None:
-        keywords["io_threads"] = options["io_threads"]
+    for name in ("io_threads", "websocket_threads", "max_waiting_requests"):
+        if options.get(name) is not None:
+            keywords[name] = options[name]
     if options["mode"] == "threads":
         keywords["threads"] = options.get("threads", 2)
     server: NativeServer

@@ -154,6 +154,37 @@ def test_cookies_are_one_field_again(serve: Serve) -> None:
         )
 
 
+def test_an_answer_to_head_has_no_body(serve: Serve, mode: Mode) -> None:
+    """A peer sends it as DATA."""
+
+    def handler(request: NativeDirectRequest, _: bytes) -> NativeDirectResponse:
+        if request.path == "/fails":
+            raise RuntimeError("on purpose")
+        if request.path == "/streamed":
+            return Response.stream(iter([b"12345"]), headers={"content-length": "5"})
+        if request.path == "/of-no-length":
+            return Response.stream(iter([b"12345"]))
+        if request.path == "/large":
+            return Response.bytes(bytes(1_000_000))
+        return Response.text("12345")
+
+    running = serve(handler, mode, routes={"/route": "12345"})
+    with H2(running.address) as client:
+        for path, status, length in [
+            ("/whole", 200, "5"),
+            ("/route", 200, "5"),
+            ("/streamed", 200, "5"),
+            ("/of-no-length", 200, None),
+            ("/large", 200, "1000000"),
+            ("/fails", 500, "22"),
+        ]:
+            answer = client.request(path, method="HEAD")
+            assert (answer.status, answer.header("content-length")) == (status, length), path
+            assert (answer.body, answer.ended, answer.reset) == (b"", True, None), path
+        assert client.request("/whole").body == b"12345", "the connection goes on"
+    assert "on purpose" in serve.logged(1)[0]
+
+
 def test_bodies_larger_than_every_window(serve: Serve, mode: Mode) -> None:
     body = bytes(range(256)) * 16_384
     with H2(serve(lambda _, received: received, mode).address) as client:
@@ -321,6 +352,45 @@ def test_a_stop_says_goaway_and_lets_streams_finish(serve: Serve) -> None:
         client.drain()
         assert {goaway.error_code for goaway in client.goaways} == {h2.errors.ErrorCodes.NO_ERROR}
         assert client.goaways[-1].last_stream_id == stream
+    running.join()
+
+
+def test_goaway_is_sent_twice(serve: Serve, mode: Mode) -> None:
+    """RFC 9113 section 6.8: first without a last stream, so that requests already on their way are not lost."""
+    go_on = threading.Event()
+    begun = threading.Event()
+
+    async def handler(_: NativeDirectRequest) -> str:
+        begun.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.001)
+        return "finished"
+
+    def plain(_: NativeDirectRequest) -> str:
+        begun.set()
+        go_on.wait(PATIENCE)
+        return "finished"
+
+    # A plain handler that waits in the pump's thread would keep the stop waiting, too.
+    mode = mode if mode.asynchronous else Mode("pool", options={"threads": 2})
+    running = serve.as_it_is(handler if mode.asynchronous else plain, mode, grace=PATIENCE)
+    with H2(running.address) as client:
+        stream = client.open()
+        assert begun.wait(PATIENCE)
+        running.close()
+        client.wait(lambda: bool(client.goaways))
+        assert client.goaways[0].last_stream_id == 2**31 - 1
+        late = client.open()
+        go_on.set()
+        assert client.answer(stream).body == b"finished"
+        client.drain()
+        codes = {goaway.error_code for goaway in client.goaways}
+        assert codes == {h2.errors.ErrorCodes.NO_ERROR}
+        assert len(client.goaways) == 2
+        # A request that crossed the first one on its way is answered, or known not to have been begun.
+        last = client.goaways[1].last_stream_id
+        assert last in {stream, late}
+        assert last == stream or client.known(late).body == b"finished"
     running.join()
 
 

@@ -44,6 +44,7 @@ from tests.integration.websocket_app import PIECE, App
 #: What may lie between two ends that do not take: both sockets' buffers (Linux gives up to 6 MiB each) and our windows.
 BOUND = 20 * 1024 * 1024
 MIB = 1024 * 1024
+WINDOW = Limits().ws_write_bytes
 #: One way with coroutines and one with threads, for what no loop changes.
 TWO = [mode for mode in MODES if mode.name in ("task-driven", "pool")]
 
@@ -101,14 +102,17 @@ def test_large_messages_both_ways(serve: Serve, app: App, mode: Mode) -> None:
             assert client.recv(PATIENCE) == message
 
 
-@pytest.mark.parametrize("size", [2 * MIB - 65, 2 * MIB - 64, 2 * MIB - 63, 3 * MIB, 4 * MIB - 64])
+@pytest.mark.parametrize(
+    "size",
+    [WINDOW // 2 - 65, WINDOW // 2 - 64, WINDOW // 2 - 63, WINDOW * 3 // 4, WINDOW - 64, WINDOW],
+)
 @two
 def test_a_message_of_about_the_window_follows_small_ones(
     serve: Serve, app: App, mode: Mode, size: int
 ) -> None:
     """The window comes back by halves; a message that needs more of it than that must not wait for the rest."""
     with foreign(run(serve, app, mode), "/echo") as client:
-        for message in (bytes(1_500_000), bytes(size), bytes(size)):
+        for message in (bytes(WINDOW * 3 // 8), bytes(size), bytes(size)):
             client.send(message)
             assert client.recv(PATIENCE) == message
 
@@ -389,6 +393,19 @@ def test_an_exception_before_it_is_accepted_is_500(serve: Serve, app: App, mode:
     assert refusal.value.response.status_code == 500
     (text,) = serve.logged(1)
     assert "before it was accepted" in text
+
+
+@two
+def test_a_handler_that_returns_before_it_accepts_is_500(
+    serve: Serve, app: App, mode: Mode
+) -> None:
+    running = run(serve, app, mode)
+    with Wire(running.address) as wire:
+        wire.send(handshake("/return-before"))
+        assert wire.answer().status == 500
+        assert wire.get("/refuse").status == 418, "the connection goes on"
+    (text,) = serve.logged(1)
+    assert "found NoneType" in text
 
 
 @two

@@ -152,8 +152,7 @@ def test_subprotocols_and_headers(serve: Serve, app: App, mode: Mode) -> None:
 
 @two
 def test_many_on_one_connection(serve: Serve, app: App, mode: Mode) -> None:
-    """With as many threads as there are of them, where each needs one."""
-    mode = mode if mode.asynchronous else Mode("pool", options={"threads": 60})
+    """More than there are threads for requests, where each needs one."""
     running = run(serve, app, mode)
     with H2(running.address) as client:
         tunnels = [Tunnel(client, "/echo") for _ in range(50)]
@@ -185,13 +184,16 @@ def test_what_is_refused(serve: Serve, app: App, mode: Mode) -> None:
         assert client.answer(tunnel.stream)[1] == b"not today"
         other = Tunnel(client, "/echo", protocol="connect-udp")
         assert client.answer(other.stream).status == 426
+        # Two versions are as bad as an old one.
         bad = Tunnel(client, "/echo", ("sec-websocket-version", "8"))
-        assert client.answer(bad.stream).status == 426
-        crash = Tunnel(client, "/crash-before")
-        assert client.answer(crash.stream).status == 500
+        answer = client.answer(bad.stream)
+        assert (answer.status, answer.header("sec-websocket-version")) == (426, "13")
+        for path in ("/crash-before", "/return-before"):
+            assert client.answer(Tunnel(client, path).stream).status == 500
         assert client.request("/echo").status == 426, "a GET is no handshake here"
-    (text,) = serve.logged(1)
-    assert "before it was accepted" in text
+    texts = serve.logged(2)
+    assert "before it was accepted" in texts[0]
+    assert "found NoneType" in texts[1]
 
 
 # --- how it ends -------------------------------------------------------------------------------------
@@ -206,6 +208,18 @@ def test_how_a_handler_ends_is_what_the_client_sees(serve: Serve, app: App, mode
             assert tunnel.ended()[0] == code
     (text,) = serve.logged(1)
     assert "after it was accepted" in text
+
+
+@two
+def test_a_close_of_the_client_reaches_the_handler(serve: Serve, app: App, mode: Mode) -> None:
+    with H2(run(serve, app, mode).address) as client:
+        for payload, code in [(closing(4009, "härter"), (4009, "härter")), (b"", (1005, ""))]:
+            tunnel = Tunnel(client, "/listen")
+            tunnel.accepted()
+            tunnel.send(encode(TEXT, b"last words"), encode(CLOSE, payload))
+            assert tunnel.frame() == (CLOSE, payload, True)
+            assert app.next() == "last words"
+            assert [app.next() for _ in range(5)] == [code] * 2 + [code[0]] * 3
 
 
 @pytest.mark.parametrize("how", ["the connection", "the stream", "a reset"])
@@ -247,7 +261,6 @@ def test_what_breaks_the_protocol_ends_one_stream(serve: Serve, app: App, mode: 
 
 @two
 def test_the_server_stops_and_says_so(serve: Serve, app: App, mode: Mode) -> None:
-    mode = mode if mode.asynchronous else Mode("pool", options={"threads": 5})
     running = run(serve, app, mode)
     with H2(running.address) as client:
         tunnels = [Tunnel(client, "/listen") for _ in range(3)]

@@ -45,6 +45,8 @@ class App:
             raise ValueError("before it was accepted")
         if path == "/refuse":
             return NativeDirectResponse.text("not today", status=418)
+        if path == "/return-before":
+            return None
         if path == "/caught":
             try:
                 request.accept_websocket()
@@ -110,6 +112,8 @@ class App:
             raise ValueError("before it was accepted")
         if path == "/refuse":
             return NativeDirectResponse.text("not today", status=418)
+        if path == "/return-before":
+            return None
         if path == "/caught":
             try:
                 request.accept_websocket()

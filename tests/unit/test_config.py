@@ -39,6 +39,14 @@ IMPOSSIBLE: list[tuple[str, Any, str]] = [
     *(("port", value, "an integer from 0 to 65535") for value in (*NO_INTEGERS, 65_536)),
     *(("backlog", value, "an integer from 1 to 2147483647") for value in (*NO_INTEGERS, 0, 2**31)),
     *(("threads", value, "an integer from 0 to 1024") for value in (*NO_INTEGERS, 1025)),
+    *(
+        ("websocket_threads", value, "an integer from 0 to 100000")
+        for value in (*NO_INTEGERS, 100_001)
+    ),
+    *(
+        ("max_waiting_requests", value, "an integer from 1 to 2147483647")
+        for value in (*NO_INTEGERS, 0, 2**31)
+    ),
     *(("io_threads", value, "an integer from 0 to 64") for value in (-1, True, 1.5, "1", 65)),
     *(
         (name, value, "seconds from 0 to 4000000")
@@ -75,6 +83,8 @@ def test_an_impossible_option_is_refused(name: str, value: Any, expected: str) -
         *(("port", value) for value in (0, 65_535)),
         *(("backlog", value) for value in (1, 2**31 - 1)),
         *(("threads", value) for value in (0, 1024)),
+        *(("websocket_threads", value) for value in (0, 100_000)),
+        *(("max_waiting_requests", value) for value in (1, 2**31 - 1)),
         *(("io_threads", value) for value in (None, 0, 64)),
         *(("grace", value) for value in (0, 0.0, 1.5, 4_000_000)),
         *(("handler_timeout", value) for value in (None, 0, 1.5, 4_000_000)),

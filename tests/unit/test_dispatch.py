@@ -55,6 +55,9 @@ class Recorder:
         self.peers.append(peer)
         self.handle(stream)
 
+    def figures(self) -> dict[str, int]:
+        raise NotImplementedError
+
     def accept_websocket(
         self, request: NativeDirectRequest, fields: bytes, subprotocol: str | None
     ) -> object:

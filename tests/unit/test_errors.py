@@ -71,5 +71,7 @@ def test_every_exception_has_the_one_base_and_is_exported() -> None:
     for name in errors.__all__:
         assert issubclass(getattr(errors, name), errors.ServerNativeError)
     assert issubclass(errors.ClientDisconnected, ConnectionError)
+    # What frameworks expect of a send to a peer that is gone.
+    assert issubclass(errors.WebSocketClosed, OSError)
     assert issubclass(errors.LibraryNotFoundError, ImportError)
     assert issubclass(errors.LibraryMismatchError, ImportError)

@@ -50,6 +50,7 @@ class Engine:
 
     async def _serve(self) -> None:
         self.head = head = await self.outlet.response()
+        assert head is not None
         if head.source is None:
             self.whole = True
             self.pieces.append(head.payload)

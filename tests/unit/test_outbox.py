@@ -10,22 +10,24 @@ import pytest
 from server_native._bindings import abi
 from server_native._bindings.abi import Command, Reason
 from server_native._ffi import Runtime
-from server_native._outbox import Outbox
+from server_native._outbox import Outbox, PatientOutbox
+from server_native.errors import RuntimeBusyError, StoppingError
 from tests.unit.fakes import FakeRuntime, Said, outbox
 
 
 class Raw:
-    """Keeps what was submitted as it is; ``failures`` of the submits fail."""
+    """Keeps what was submitted as it is; the first ``failures`` of the submits fail with ``error``."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, failures: int = 0, error: Exception | None = None) -> None:
         self.calls: list[tuple[bytes, int, bytes, int]] = []
         self._failures = failures
+        self._error = error or RuntimeError("submit failed")
 
     def submit(self, records: bytes, count: int, arena: bytes, length: int) -> None:
         self.calls.append((records, count, arena, length))
         if self._failures:
             self._failures -= 1
-            raise RuntimeError("submit failed")
+            raise self._error
 
 
 def test_each_command_is_one_record_of_the_abi() -> None:
@@ -104,3 +106,42 @@ def test_the_first_command_after_a_flush_is_announced() -> None:
     box.head(1, 200, b"", b"", True)
     box.data(1, b"x")
     assert first == [0, 3]
+
+
+def test_what_there_is_no_room_for_is_kept_for_the_next_flush() -> None:
+    raw = Raw(2, RuntimeBusyError("268435456 bytes of commands wait already"))
+    box = Outbox(cast("Runtime", raw))
+    box.data(1, b"first")
+    assert not box.flush()
+    box.data(2, b"second")
+    assert not box.flush()
+    assert box.flush()
+    assert [(count, arena) for _, count, arena, _ in raw.calls] == [
+        (1, b"first"),
+        (2, b"firstsecond"),
+        (2, b"firstsecond"),
+    ]
+
+
+def test_a_thread_waits_for_room() -> None:
+    """Nobody flushes for it: what it kept would never go, and it would wait for ever for the window to come back."""
+    raw = Raw(5, RuntimeBusyError("268435456 bytes of commands wait already"))
+    box = PatientOutbox(cast("Runtime", raw))
+    box.data(1, b"all")
+    assert box.flush()
+    assert [arena for _, _, arena, _ in raw.calls] == [b"all"] * 6
+
+
+def test_a_thread_that_waits_for_room_hears_of_the_end() -> None:
+    class Stopping(Raw):
+        def submit(self, records: bytes, count: int, arena: bytes, length: int) -> None:
+            if len(self.calls) == 3:
+                raise StoppingError("the runtime has stopped")
+            super().submit(records, count, arena, length)
+
+    box = PatientOutbox(
+        cast("Runtime", Stopping(100, RuntimeBusyError("268435456 bytes of commands wait already")))
+    )
+    box.data(1, b"all")
+    with pytest.raises(StoppingError):
+        box.flush()

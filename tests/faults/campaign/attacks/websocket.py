@@ -155,8 +155,8 @@ ATTACKS = [
         speaks="websocket",
         limits={"write_stall_ms": 2_000},
         expected="ended by `write_stall_ms`; memory bounded",
-        # A MiB each, which is generous for what nobody reads.
-        bars=Bars(memory=1_000, handlers=1_000_000, reaped=8.0),
+        # 256 KiB of messages each (`ws_write_bytes`), and twice that for how they lie in memory.
+        bars=Bars(memory=500, handlers=1_000_000, reaped=8.0),
     ),
     Attack(
         name="ws_declared",

@@ -334,6 +334,13 @@ class TestHttp3:
         count(running, "handshake_ms")
         eventually(lambda: running.stats()["connections"] == 0, "it is gone")
 
+    def test_a_client_that_vanishes(self, talk: Callable[..., Running]) -> None:
+        async def conversation(client: H3) -> None:
+            assert (await client.request("/")).status == 200
+            client.vanish()
+
+        count(talk(Limits(quic_idle_ms=60), conversation), "quic_idle_ms")
+
     def test_an_unproven_address(self, talk: Callable[..., Running]) -> None:
         async def conversation(client: H3) -> None:
             assert (await client.request("/")).status == 200

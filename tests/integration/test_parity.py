@@ -212,6 +212,21 @@ def test_a_body_is_streamed_through(serve: Serve, client: Client, style: str) ->
         assert session.post("/", content=iter(pieces)).content == b"".join(pieces)
 
 
+@pytest.mark.parametrize("line", ["transfer-encoding: custom", "transfer-encoding: gzip, chunked"])
+def test_a_get_with_another_transfer_coding_is_refused(start: Start, line: str) -> None:
+    """The original takes it, and hands the field over: two servers in a row could read the rest differently."""
+    reached: list[Asked] = []
+
+    def handler(asked: Asked) -> Told:
+        reached.append(asked)
+        return Told()
+
+    with Wire(start(handler).address) as wire:
+        assert wire.get("/", line).status == 400
+        assert wire.rest() == b""
+    assert reached == []
+
+
 # --- what is said of the place ---------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,8 +22,10 @@ from server_native import (
     NativeDirectResponse,
     NativeHttpServer,
     NativeMultiServer,
+    NativeServer,
     NativeServerBind,
     errors,
+    serve_secure_native_multi,
     start_native_http,
     start_secure_native_multi,
 )
@@ -292,22 +295,60 @@ def test_words_for_addresses(making: Making, host: str) -> None:
 # --- several addresses, with TLS -------------------------------------------------------------------------------------
 
 
-def test_secure_servers_at_several_addresses(authority: Authority, identity: Identity) -> None:
-    binds = [NativeServerBind("127.0.0.1"), NativeServerBind("127.0.0.2")]
+def _secure(authority: Authority, addresses: Any) -> list[bytes]:
+    """What is answered at each address, over TLS."""
+    answers: list[bytes] = []
+    for place in addresses:
+        with Wire(place, tls=authority.context()) as wire:
+            answers.append(wire.get().body)
+    return answers
 
+
+TWO = [NativeServerBind("127.0.0.1"), NativeServerBind("127.0.0.2")]
+
+
+@pytest.mark.parametrize(
+    "making",
+    [
+        lambda handler, **files: NativeMultiServer.bind_secure(handler, TWO, **files),
+        lambda handler, **files: start_secure_native_multi(handler, TWO, **files),
+        NativeMultiServer.loopback_secure,
+    ],
+    ids=["bind_secure", "start_secure_native_multi", "loopback_secure"],
+)
+def test_secure_servers_at_several_addresses(
+    making: Making, authority: Authority, identity: Identity
+) -> None:
     async def main() -> None:
-        async with NativeMultiServer.bind_secure(
-            lambda request: request.protocol, binds, **identity.options
-        ) as server:
-            for host, port in server.addresses:
-
-                def ask(place: Any) -> bytes:
-                    with Wire(place, tls=authority.context()) as wire:
-                        return wire.get().body
-
-                assert await asyncio.to_thread(ask, (host, port)) == b"HTTP/1.1"
+        async with making(lambda request: request.scheme, **identity.options) as server:
+            answers = await asyncio.to_thread(_secure, authority, server.addresses)
+            assert answers == [b"https"] * len(server.addresses)
+            assert len(answers) == 2 or not socket.has_ipv6
 
     asyncio.run(main())
+
+
+def test_a_blocking_secure_server_at_several_addresses(
+    authority: Authority, identity: Identity
+) -> None:
+    answers: list[bytes] = []
+
+    def look(server: NativeServer) -> None:
+        try:
+            answers.extend(_secure(authority, server.addresses))
+        finally:
+            server.close()
+
+    def ready(server: NativeServer) -> None:
+        threads.append(threading.Thread(target=look, args=(server,)))
+        threads[0].start()
+
+    threads: list[threading.Thread] = []
+    serve_secure_native_multi(
+        lambda request: request.scheme, TWO, on_ready=ready, **identity.options
+    )
+    threads[0].join(PATIENCE)
+    assert answers == [b"https"] * 2
 
 
 def test_secure_servers_at_several_addresses_need_their_files(

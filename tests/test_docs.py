@@ -149,6 +149,24 @@ def at_the_socket_too(program: Program, folder: Path) -> None:
     assert answer.stdout == b"you came in by app.sock\n"
 
 
+def as_curl_shows(program: Program, folder: Path) -> None:
+    """README's first program is asked what README asks, and curl prints what README prints, but for the date."""
+    readme = (ROOT / "README.md").read_text()
+    shown = re.search(
+        r"^```\n\$ curl -i http://127\.0\.0\.1:8080(\S+)\n(.*?)\n```$",
+        readme,
+        re.DOTALL | re.MULTILINE,
+    )
+    assert shown
+    command = ["curl", "-si", program.url + shown[1]]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=10, text=True).stdout
+
+    def undated(text: str) -> str:
+        return re.sub(r"date: .*GMT", "date: GMT", text)
+
+    assert undated(answer) == undated(shown[2])
+
+
 def stops_when_told(program: Program, folder: Path) -> None:
     assert ask(program.url) == b"bye\n"
     assert ask(f"{program.url}/stop", b"") == b"bye\n"
@@ -156,7 +174,7 @@ def stops_when_told(program: Program, folder: Path) -> None:
 
 
 CHECKS: dict[str, Check] = {
-    "README": says(("/world", None, b"hello /world")),
+    "README": as_curl_shows,
     "README: In an asyncio program": says(("/", b"12345", b'{"bytes":5}')),
     "README: TLS and HTTP/3": over_every_version("hello over {protocol}\n"),
     "README: WebSocket": echoes_messages,

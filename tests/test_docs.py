@@ -131,17 +131,6 @@ def echoes_messages(program: Program, folder: Path) -> None:
             assert websocket.recv(10) == message
 
 
-def over_both(program: Program, folder: Path) -> None:
-    says(("/", None, b"hello\n"), ("/", b"ab", b"abab"))(program, folder)
-    with connect(program.url.replace("http", "ws"), proxy=None) as websocket:
-        websocket.send("hello")
-        assert websocket.recv(10) == "hello"
-
-
-#: What both sides of the first pair of the migration page are asked.
-SAME = says(("/a?b", None, b"you asked for /a?b\n"), ("/", b"hello", b"hello"))
-
-
 def at_the_socket_too(program: Program, folder: Path) -> None:
     at_every_address(1, "you came in by {host}\n")(program, folder)
     command = ["curl", "-s", "--unix-socket", "app.sock", "http://localhost/"]
@@ -165,6 +154,17 @@ def as_curl_shows(program: Program, folder: Path) -> None:
         return re.sub(r"date: .*GMT", "date: GMT", text)
 
     assert undated(answer) == undated(shown[2])
+
+
+def over_both(program: Program, folder: Path) -> None:
+    says(("/", None, b"hello\n"), ("/", b"ab", b"abab"))(program, folder)
+    with connect(program.url.replace("http", "ws"), proxy=None) as websocket:
+        websocket.send("hello")
+        assert websocket.recv(10) == "hello"
+
+
+#: What both sides of the first pair of the migration page are asked.
+SAME = says(("/a?b", None, b"you asked for /a?b\n"), ("/", b"hello", b"hello"))
 
 
 def stops_when_told(program: Program, folder: Path) -> None:

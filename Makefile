@@ -28,16 +28,17 @@ serve: $(VENV)/.installed $(LIBRARY) ## Serve examples/hello.py on 127.0.0.1:808
 build: $(LIBRARY) ## Build the native library
 
 ##@ Develop
-.PHONY: test check lint types rust pytest bindings bench format
+.PHONY: test check lint types rust pytest bindings reference bench format
 test: ## Everything CI runs
 	$(MAKE) --no-print-directory tools-for-test
 	$(MAKE) --no-print-directory lint rust types pytest
 
-lint: $(VENV)/.dev rust-components c-compiler ## Format and lint, both languages; bindings fresh
+lint: $(VENV)/.dev rust-components c-compiler ## Format and lint, both languages; bindings and reference fresh
 	$(CARGO) fmt $(MANIFEST) --check
 	$(BIN)/ruff format --check $(DIRECTORIES)
 	$(BIN)/ruff check $(DIRECTORIES)
 	$(BIN)/python tools/generate_bindings.py --check
+	$(BIN)/python tools/generate_reference.py --check
 	$(CARGO) clippy $(MANIFEST) $(PROFILE) --all-targets -- -D warnings
 
 types: $(VENV)/.dev ## mypy --strict
@@ -51,6 +52,9 @@ pytest: $(VENV)/.dev $(LIBRARY) ## Unit, property, integration, fault and C ABI 
 
 bindings: $(VENV)/.dev ## Rewrite bindings/ from the Rust source
 	$(BIN)/python tools/generate_bindings.py
+
+reference: $(VENV)/.dev ## Rewrite docs/reference.md from the docstrings
+	$(BIN)/python tools/generate_reference.py
 
 format: $(VENV)/.dev rust-components ## Format both languages
 	$(CARGO) fmt $(MANIFEST)

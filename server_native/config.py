@@ -162,82 +162,90 @@ _LONG = frozenset(("body_bytes", "ws_message_bytes"))
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of one server; each names its unit, its default and what a client beyond it gets.
+    """Limits of one server. Each says what it costs at most, and what the client beyond it gets.
 
-    Times are milliseconds, sizes bytes. Zero means "none" only where it says so; any other impossible value raises
+    Names in ``_ms`` are milliseconds, in ``_bytes`` and ``_window`` bytes, the others counts. How often one was applied
+    is in ``server.stats()`` as ``limited_<name>``; docs/limits.md has the table, and says which are not counted.
+    Zero means "none" only where it says so; any other impossible value raises
     :class:`~server_native.errors.ConfigurationError` when the server is bound.
     """
 
-    #: Request body; 413 beyond. 0 = none.
+    #: Request body; 413 beyond. 0 = none: it costs nothing, as bodies are held whole only by handlers that ask for it.
     body_bytes: int = 0
-    #: Open connections; the next gets 503 and a close.
+    #: Open connections at each address listened on, a descriptor and a task each; the next gets 503 and a close, with
+    #: TLS only a close.
     connections: int = 10_000
-    #: Open connections of one client address; 503 beyond. 0 = none.
+    #: Open connections of one client address; the same beyond. 0 = none. Costs a table of addresses.
     connections_per_address: int = 0
-    #: Request head or trailers; 431 beyond.
+    #: Request head, or trailers, of HTTP/1.1; 431 beyond. Held for each connection whose head is not complete.
     head_bytes: int = 64 * 1024
-    #: Header fields of one request; 431 beyond. At most 256.
+    #: Header fields of one request, at most 256; 431 beyond. Costs nothing: they are counted while the head is read.
     header_fields: int = 128
-    #: Request target; 414 beyond.
+    #: Request target; 414 beyond. A part of the head: costs nothing more.
     uri_bytes: int = 16 * 1024
-    #: A declared body up to this size is collected before the handler is called.
+    #: A declared body up to this size is collected before the handler is called, and held for each request that is
+    #: still arriving. The client notices nothing.
     inline_body_bytes: int = 64 * 1024
-    #: Request body in flight to one handler before the socket is left alone.
+    #: Request body, or WebSocket messages, held for one handler that does not read; then the client has to wait.
     receive_window: int = 256 * 1024
-    #: Response body in flight from one handler before it waits.
+    #: Response body held for one client that does not read; then the handler waits, see ``write_stall_ms``.
     send_window: int = 256 * 1024
-    #: First byte and choice of protocol; then a silent close.
+    #: To the first byte and the choice of protocol; a close without a word beyond. A silent client costs a descriptor.
     detection_ms: int = 5_000
-    #: First to last byte of a request head; 408.
+    #: First to last byte of a request head; 408 and a close beyond. Meanwhile ``head_bytes`` may be held.
     head_ms: int = 10_000
-    #: A connection without a request; silent close.
+    #: A connection without a request; closed beyond, over HTTP/2 and HTTP/3 with GOAWAY. It costs a descriptor.
     idle_ms: int = 75_000
-    #: A TLS handshake.
+    #: A TLS or QUIC handshake; a close beyond. Meanwhile it costs a connection without a request.
     handshake_ms: int = 10_000
-    #: Bytes per second a request body must reach while it is being read; 408. 0 = none.
+    #: Bytes per second a request body must reach while it is being read; 408 below, or a reset when the answer has
+    #: begun. 0 = none: a slow client then holds a handler as long as it likes.
     body_rate: int = 240
     #: Before ``body_rate`` is asked for.
     body_grace_ms: int = 5_000
-    #: A client that takes nothing of a waiting response; reset. Over HTTP/2 and HTTP/3 the stream alone, while others
-    #: of its connection move on.
+    #: A client that takes nothing of a waiting response; the connection is reset beyond, over HTTP/2 and HTTP/3 the
+    #: stream alone while others move on. Meanwhile ``send_window`` or ``ws_write_bytes`` is held.
     write_stall_ms: int = 60_000
-    #: HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS.
+    #: HTTP/2 SETTINGS_MAX_CONCURRENT_STREAMS, each with its windows and perhaps a handler; REFUSED_STREAM beyond.
     h2_streams: int = 200
-    #: HTTP/2 SETTINGS_MAX_HEADER_LIST_SIZE; 431 beyond.
+    #: HTTP/2 SETTINGS_MAX_HEADER_LIST_SIZE, decoded; 431 beyond. Held for each stream.
     h2_header_list_bytes: int = 16 * 1024
-    #: HTTP/2 flow-control window of streams and connections.
+    #: HTTP/2 flow-control window of streams and connections; the client waits beyond. Held for each connection.
     h2_window: int = 1024 * 1024
-    #: HTTP/2 streams reset by the peer and not yet cleaned up; GOAWAY beyond.
+    #: HTTP/2 streams reset by the peer and not yet cleaned up; GOAWAY (ENHANCE_YOUR_CALM) beyond.
     h2_pending_resets: int = 100
-    #: HTTP/2 requests reset by the peer within a second, once begun; the connection is closed beyond (GOAWAY,
-    #: ENHANCE_YOUR_CALM). Keep it at ``h2_streams`` or more: a browser that leaves a page cancels all of them at once.
+    #: HTTP/2 requests reset by the peer within a second, once begun, which costs a handler each; GOAWAY
+    #: (ENHANCE_YOUR_CALM) and the connection's end beyond. Keep it at ``h2_streams`` or more: a browser that leaves a
+    #: page cancels all of them at once.
     h2_resets: int = 200
-    #: HTTP/2 SETTINGS_MAX_FRAME_SIZE.
+    #: HTTP/2 SETTINGS_MAX_FRAME_SIZE, held for each connection; GOAWAY (FRAME_SIZE_ERROR) beyond.
     h2_frame_bytes: int = 16 * 1024
-    #: HTTP/2 pings on a quiet connection, and how long their answer may take. 0 = none.
+    #: HTTP/2 pings on a quiet connection, and how long their answer may take; a close beyond. 0 = none.
     h2_ping_ms: int = 30_000
-    #: HTTP/3 requests of one connection at a time; the client waits.
+    #: HTTP/3 requests of one connection at a time, each with its windows and perhaps a handler; the client waits.
     h3_streams: int = 100
-    #: HTTP/3 header section, decoded; 431 beyond, or a reset when a frame claims more.
+    #: HTTP/3 header section, decoded; 431 beyond, or a reset when a frame claims more. Held for each stream.
     h3_field_section_bytes: int = 16 * 1024
     #: HTTP/3 requests reset by the peer within a second; the connection is closed beyond (H3_EXCESSIVE_LOAD).
     h3_resets: int = 100
-    #: Silence after which a QUIC connection is given up.
+    #: Silence after which a QUIC connection is given up, without a word; until then it holds what it has.
     quic_idle_ms: int = 30_000
-    #: QUIC flow-control window of a connection: what it may make the server hold, each way.
+    #: QUIC flow-control window of a connection: what it may make the server hold, each way; the client waits beyond.
     quic_window: int = 8 * 1024 * 1024
-    #: QUIC flow-control window of a stream.
+    #: QUIC flow-control window of a stream: its part of ``quic_window``.
     quic_stream_window: int = 1024 * 1024
-    #: QUIC handshakes under way beyond which new clients must prove their address first (Retry). 0 = always.
+    #: QUIC handshakes under way beyond which new clients must prove their address first (Retry): a round trip for
+    #: them, nothing for the server. 0 = always.
     quic_handshakes: int = 64
-    #: One WebSocket message; close code 1009 beyond.
+    #: One WebSocket message, held whole by whoever receives it; close code 1009 beyond.
     ws_message_bytes: int = 16 * 1024 * 1024
     #: Messages on their way to one WebSocket client before ``send`` waits: what each client costs that does not read.
-    #: One that is longer than half of it goes in frames of at most 64 KiB.
+    #: One that is longer than half of it goes in frames of at most 64 KiB. See ``write_stall_ms``.
     ws_write_bytes: int = 256 * 1024
-    #: WebSocket pings on a quiet connection, and how long their answer may take (1006 for the handler). 0 = none.
+    #: WebSocket pings on a quiet connection, and how long their answer may take; reset beyond (1006 for the handler).
+    #: 0 = none.
     ws_ping_ms: int = 20_000
-    #: How long the peer may take to answer a WebSocket close.
+    #: How long the peer may take to answer a WebSocket close; reset beyond.
     ws_close_ms: int = 10_000
 
     def __post_init__(self) -> None:

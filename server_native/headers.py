@@ -15,6 +15,7 @@ from .errors import ConfigurationError
 
 __all__ = ["HeaderSource", "Headers", "RequestLine", "encode_fields", "read_line"]
 
+#: What header fields may be given as: a mapping, or pairs where a name comes more than once.
 HeaderSource: TypeAlias = (
     Mapping[str, str]
     | Mapping[str, str | int]

@@ -99,7 +99,7 @@ class HttpRequest:
 
     @property
     def protocol_version(self) -> str:
-        """``1.0``, ``1.1`` or ``2``."""
+        """``1.0``, ``1.1``, ``2`` or ``3``."""
         return self.direct.protocol.partition("/")[2]
 
     @property

@@ -44,6 +44,7 @@ __all__ = ["ConnectionsInfo", "HttpHandler", "NativeHttpServer"]
 
 log = logging.getLogger("server_native")
 
+#: What is called with a request, plain or asynchronous; its response is closed afterwards, what it returns is dropped.
 HttpHandler: TypeAlias = "Callable[[HttpRequest], object | Awaitable[object]]"
 
 #: Seconds a connection may stay without a request, unless `idle_timeout` or `limits` say otherwise.

@@ -99,7 +99,7 @@ def running(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-W", "error", *(["-c", _LOGGED] if logged else []), str(path)]
     command += map(str, arguments)
-    heeds = re.search(r"\b(?:serve_|add_signal_handler)", path.read_text())
+    heeds = re.search(r"\b(?:serve_(?!forever)|add_signal_handler)", path.read_text())
     code = 0 if heeds else -signal.SIGTERM
     with subprocess.Popen(
         command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import socket
 import subprocess
-from collections.abc import Callable
-from dataclasses import fields
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,7 @@ from curl_cffi import CurlHttpVersion
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+import server_native
 from server_native import (
     Limits,
     NativeDirectRequest,
@@ -22,6 +26,7 @@ from server_native import (
     serve_native_direct,
     serve_secure_native_direct,
 )
+from server_native._bindings import abi
 from tests.integration.certificates import Authority, Identity
 from tests.integration.h3_clients import curl
 from tests.integration.servers import Serve
@@ -138,6 +143,35 @@ def at_the_socket_too(program: Program, folder: Path) -> None:
     assert answer.stdout == b"you came in by app.sock\n"
 
 
+def as_curl_shows(program: Program, folder: Path) -> None:
+    """README's first program is asked what README asks, and curl prints what README prints, but for the date."""
+    readme = (ROOT / "README.md").read_text()
+    shown = re.search(
+        r"^```\n\$ curl -i http://127\.0\.0\.1:8080(\S+)\n(.*?)\n```$",
+        readme,
+        re.DOTALL | re.MULTILINE,
+    )
+    assert shown
+    command = ["curl", "-si", program.url + shown[1]]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=10, text=True).stdout
+
+    def undated(text: str) -> str:
+        return re.sub(r"date: .*GMT", "date: GMT", text)
+
+    assert undated(answer) == undated(shown[2])
+
+
+def over_both(program: Program, folder: Path) -> None:
+    says(("/", None, b"hello\n"), ("/", b"ab", b"abab"))(program, folder)
+    with connect(program.url.replace("http", "ws"), proxy=None) as websocket:
+        websocket.send("hello")
+        assert websocket.recv(10) == "hello"
+
+
+#: What both sides of the first pair of the migration page are asked.
+SAME = says(("/a?b", None, b"you asked for /a?b\n"), ("/", b"hello", b"hello"))
+
+
 def stops_when_told(program: Program, folder: Path) -> None:
     assert ask(program.url) == b"bye\n"
     assert ask(f"{program.url}/stop", b"") == b"bye\n"
@@ -145,11 +179,14 @@ def stops_when_told(program: Program, folder: Path) -> None:
 
 
 CHECKS: dict[str, Check] = {
-    "README": says(("/world", None, b"hello /world")),
+    "README": as_curl_shows,
     "README: In an asyncio program": says(("/", b"12345", b'{"bytes":5}')),
     "README: TLS and HTTP/3": over_every_version("hello over {protocol}\n"),
     "README: WebSocket": echoes_messages,
     "README: Several addresses": at_the_socket_too,
+    "migration: From http.server": SAME,
+    "migration: From http.server (2)": SAME,
+    "migration: From uvicorn or granian": over_both,
     "quickstart: A handler": says(
         ("/health", None, b'{"ok":true}'), ("/other", None, b"Not Found\n")
     ),
@@ -182,6 +219,94 @@ CHECKS: dict[str, Check] = {
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+# --- the tests that the pages name -----------------------------------------------------------------------------------
+
+
+@cache
+def nodes(path: Path) -> frozenset[str]:
+    """Every test and class of tests of a file, as pytest names them within it."""
+
+    def within(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+        for statement in body:
+            if isinstance(statement, ast.ClassDef) and statement.name.startswith("Test"):
+                yield prefix + statement.name
+                yield from within(statement.body, f"{prefix}{statement.name}::")
+            elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield prefix + statement.name
+
+    return frozenset(within(ast.parse(path.read_text()).body, ""))
+
+
+@cache
+def rust() -> str:
+    return "\n".join(
+        path.read_text()
+        for folder in ("src", "tests")
+        for path in (ROOT / "native" / folder).rglob("*.rs")
+    )
+
+
+@pytest.mark.parametrize("name", ["feature-status", "parity"])
+def test_the_tests_it_names_exist(name: str) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    file = ROOT
+    missing: list[str] = []
+    named = 0
+    for code in re.findall(r"`([^`\n]+)`", page):
+        if words := re.fullmatch(r"cargo test ([\w:]+)", code):
+            last = words[1].strip(":").rpartition("::")[2]
+            if re.search(rf"\b(?:fn|mod) {last}\b", rust()) is None:
+                missing.append(code)
+            continue
+        place, _, node = code.partition("::")
+        if re.fullmatch(r"[\w./-]+\.(?:py|rs|md|yml)", place):
+            # A name alone is of the folder before.
+            file = ROOT / place if "/" in place else file.parent / place
+            if not file.exists():
+                missing.append(code)
+                continue
+        elif place or not re.fullmatch(r"::(?:test_|Test)[\w:]+", code):
+            continue
+        named += 1
+        if node and node not in nodes(file):
+            missing.append(f"{file.name}::{node}")
+    assert missing == []
+    assert named > 20, "the names are found"
+
+
+# --- the limits and the reference ------------------------------------------------------------------------------------
+
+
+def test_the_table_of_limits_is_the_codes() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    found: dict[str, int] = {}
+    counters: dict[str, str] = {}
+    for name, default, *_, counter in rows:
+        number = re.match(r"([\d,]+)(?: ([KM])iB)?", default)
+        assert number, default
+        factor = {None: 1, "K": 1024, "M": 1024 * 1024}[number[2]]
+        found[name.strip("`")] = int(number[1].replace(",", "")) * factor
+        counters[name.strip("`")] = counter
+    assert list(found.items()) == list(asdict(Limits()).items())
+    counted = {name for name, _ in abi.LimitCounts._fields_}
+    assert {name for name, text in counters.items() if text == f"`limited_{name}`"} == counted
+    others = {text for name, text in counters.items() if name not in counted}
+    assert others == {"*waits*", "*inside h2*", "as `body_rate`"}
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text()
+    names = set(re.findall(r"^### (\w+)$", page, re.MULTILINE))
+    assert names >= set(server_native.__all__) | set(errors.__all__)
+
+
+def test_the_reference_is_what_the_docstrings_say() -> None:
+    command = [sys.executable, str(ROOT / "tools" / "generate_reference.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- the errors of the troubleshooting page -------------------------------------------------------------------------
@@ -289,6 +414,8 @@ def test_texts_that_take_more_to_see_stand_in_the_source(path: str, text: str) -
 
 def test_limits_that_are_named_exist() -> None:
     known = {entry.name for entry in fields(Limits)}
-    named = re.findall(r"Limits\(([^)]+)\)", TROUBLE)
+    named = [
+        group for page in PAGES for group in re.findall(r"Limits\((\w+=[^)]+)\)", page.read_text())
+    ]
     assert named
     assert {name.strip() for group in named for name in re.findall(r"(\w+)=", group)} <= known

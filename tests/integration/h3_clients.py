@@ -141,6 +141,7 @@ class H3(QuicConnectionProtocol):
         self._unidirectional: dict[int, bytearray] = {}
         self._changed = asyncio.Event()
         self._authority = ""
+        self._vanished = False
         #: Identifiers of the GOAWAY frames, in their order (RFC 9114 section 5.2).
         self.goaways: list[int] = []
         #: How the connection ended, when it has.
@@ -315,6 +316,15 @@ class H3(QuicConnectionProtocol):
         """Opens the windows again."""
         self.quic.stalled = False
         self.transmit()
+
+    def vanish(self) -> None:
+        """Says nothing from now on, not even goodbye, as a client that has lost its network."""
+        self._vanished = True
+
+    def transmit(self) -> None:
+        """Sends what is due."""
+        if not self._vanished:
+            super().transmit()
 
     @property
     def port(self) -> int:

@@ -356,7 +356,8 @@ def test_a_stalled_stream_holds_no_other(talk: Talk, mode: Mode) -> None:
 
 def test_a_handler_that_does_not_read_shuts_the_window(talk: Talk) -> None:
     go_on = threading.Event()
-    offered = 64 * len(MEBIBYTE)
+    # Much more than may be taken, and little enough for a client in Python that shares the machine.
+    offered = 16 * len(MEBIBYTE)
 
     async def handler(request: NativeDirectRequest) -> str:
         if request.path == "/other":
@@ -372,7 +373,7 @@ def test_a_handler_that_does_not_read_shuts_the_window(talk: Talk) -> None:
         for _ in range(offered // len(MEBIBYTE)):
             client.send(stream, MEBIBYTE)
         taken = await asyncio.to_thread(settles, lambda: client.sent(stream), "what is taken")
-        assert 0 < taken < BOUND
+        assert 0 < taken < offered // 2
         # The queue to Python, docs/architecture.md: 4 MiB, and what came with the event that filled it.
         assert running.stats()["queued_bytes"] <= 4 * len(MEBIBYTE) + len(PIECE)
         go_on.set()

@@ -7,6 +7,7 @@ import itertools
 import ssl
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import h2.errors
@@ -83,6 +84,20 @@ def test_connections(serve: Serve, name: str) -> None:
         assert first.get().status == 200
         assert second.get().status == 503
     count(running, name)
+
+
+def test_http2_resets_of_requests_that_have_not_begun(serve: Serve) -> None:
+    running = serve(read, limits=Limits(h2_pending_resets=20))
+    with H2(running.address) as client, suppress(BrokenPipeError, ConnectionResetError):
+        fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
+        for _ in range(100):
+            stream = client.state.get_next_available_stream_id()
+            client.state.send_headers(stream, fields, end_stream=True)
+            client.state.reset_stream(stream)
+        # All at once: none is begun before its reset is read.
+        client.flush()
+        client.socket.recv(1)
+    count(running, "h2_pending_resets")
 
 
 def endless(_: NativeDirectRequest) -> NativeDirectResponse:
@@ -300,6 +315,13 @@ class TestHttp3:
 
         running = talk(Limits(write_stall_ms=40), conversation, endless)
         count(running, "write_stall_ms")
+
+    def test_a_client_that_vanishes(self, talk: Callable[..., Running]) -> None:
+        async def conversation(client: H3) -> None:
+            assert (await client.request("/")).status == 200
+            client.vanish()
+
+        count(talk(Limits(quic_idle_ms=60), conversation), "quic_idle_ms")
 
     def test_resets(self, talk: Callable[..., Running]) -> None:
         async def handler(_: NativeDirectRequest) -> str:

@@ -162,6 +162,30 @@ def test_a_ticket_of_before_a_reload_makes_a_whole_handshake(
         assert not wire.tls.session_reused
 
 
+# --- whom to trust, when nobody is named ------------------------------------------------------------------------------
+
+
+def test_clients_are_judged_by_the_systems_authorities_unless_others_are_named(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What OpenSSL's programs heed too: the system's authorities are those of this file.
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    with secure("plain", authority.issue(), request_client_certificate="required") as server:
+        port = int(server.expect("ready"))
+        known = authority.context(identity=authority.issue("client.test"))
+        with Wire((ADDRESS, port), tls=known) as wire:
+            assert wire.get("/known").body == b"/known"
+        stranger = authority.context(identity=Authority(tmp_path).issue("client.test"))
+        with (
+            pytest.raises((ssl.SSLError, ConnectionError)),
+            Wire((ADDRESS, port), tls=stranger) as wire,
+        ):
+            wire.get()
+        server.signal(signal.SIGTERM)
+        server.ends(0)
+
+
 # --- keys as OpenSSL writes them ------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h3::error::Code;
+use h3::error::{Code, ConnectionError};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 
@@ -199,6 +199,10 @@ async fn drive(mut frames: Frames, quic: &quinn::Connection, shared: &Arc<Shared
         };
         let resolver = match next {
             Next::Request(Ok(Some(resolver))) => resolver,
+            // Asked of h3, which closes for every error and so hides quinn's own reason.
+            Next::Request(Err(ConnectionError::Timeout { .. })) => {
+                return shared.connection.member.count(Limit::QuicIdleMs);
+            }
             Next::Request(Ok(None) | Err(_)) | Next::End => return,
             Next::Drain => {
                 // Twice (RFC 9114 section 5.2): first so that requests on their way are still taken, and, when the client

@@ -2,7 +2,7 @@
 //!
 //! Towards the host: a message is told as it comes, in pieces (MORE) when it is larger than what is here or than the credit,
 //! so that neither its size nor its declared length costs memory here. Towards the peer: one DATA is one frame, so a message
-//! the host sends in pieces is never held whole. ADR 0005 says why the frames are read here and not by a library.
+//! the host sends in pieces is never held whole. ADR 0007 says why the frames are read here and not by a library.
 
 mod frame;
 mod reader;

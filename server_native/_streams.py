@@ -56,6 +56,9 @@ class Inflow:
         self._outbox = outbox
         self._chunks: deque[bytes] = deque([first] if first else [])
         self._window = window
+        # What comes is added to what waits up to this size: an object for every two bytes of a window would be many
+        # times its memory.
+        self._small = window // 256
         # A client that waits for 100 Continue gets no credit until the handler asks for the body.
         self._owed = window if expects else 0
         self._expects = expects
@@ -68,7 +71,11 @@ class Inflow:
     def feed(self, data: bytes, end: bool) -> None:
         """Body bytes have come."""
         if data:
-            self._chunks.append(data)
+            chunks = self._chunks
+            if chunks and len(chunks[-1]) + len(data) <= self._small:
+                chunks[-1] += data
+            else:
+                chunks.append(data)
         if end:
             self._end()
         self._notify()

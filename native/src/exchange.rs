@@ -189,6 +189,19 @@ impl Exchange {
         Poll::Pending
     }
 
+    /// Has a producer that has had its share woken once the host has taken what waits now, behind all that found no room.
+    /// False when nothing waits, and nobody would wake it.
+    ///
+    /// Those that only ask again would come first each time the host makes room, and use it up.
+    pub fn wake_when_taken(&self, waker: &Waker) -> bool {
+        let mut state = self.lock();
+        let waits = !state.filling.records.is_empty() && !state.closed;
+        if waits {
+            state.served.push(waker.clone());
+        }
+        waits
+    }
+
     /// Whether there are events to take.
     pub fn has_events(&self) -> bool {
         self.lock().has_events() || !self.returns().tokens.is_empty()
@@ -219,7 +232,8 @@ impl Exchange {
         batch.swap(&mut state.filling);
         let count = batch.records().len();
         let closed = state.closed && count == 0;
-        let producers = std::mem::take(&mut state.producers);
+        let mut producers = std::mem::take(&mut state.producers);
+        producers.append(&mut state.served);
         drop(state);
         producers.into_iter().for_each(Waker::wake);
         if closed { Err(Error::new(Status::Closed, "the runtime has stopped")) } else { Ok(count) }
@@ -323,6 +337,7 @@ impl Exchange {
         state.closed = true;
         let mut wakers: Vec<Waker> = state.slots.iter_mut().filter_map(|slot| slot.waker.take()).collect();
         wakers.append(&mut state.producers);
+        wakers.append(&mut state.served);
         wakers.extend(state.consumer.take());
         drop(state);
         wakers.into_iter().for_each(Waker::wake);

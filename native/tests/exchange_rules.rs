@@ -120,6 +120,40 @@ fn bytes_that_follow_bytes_are_one_event() {
     assert_eq!(host.drain()[0].payload, b"is not added to");
 }
 
+/// Wakes into a list, so that the order shows.
+struct Named(&'static str, Arc<Mutex<Vec<&'static str>>>);
+
+impl Wake for Named {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().unwrap().push(self.0);
+    }
+}
+
+#[test]
+fn who_had_a_share_comes_after_those_that_found_no_room() {
+    let exchange = Arc::new(Exchange::default());
+    let mut host = Host::new(&exchange);
+    let woken = Arc::new(Mutex::new(Vec::new()));
+    let named = |name| Waker::from(Arc::new(Named(name, woken.clone())));
+    assert!(!exchange.wake_when_taken(&named("nobody would wake it")));
+    let peer = Peer::open(&exchange, opening(u32::MAX, 0), b"", b"").unwrap();
+    assert!(exchange.wake_when_taken(&named("served")));
+    while exchange.poll_ready(&idle()).is_ready() {
+        peer.stream.push(b"x", false);
+    }
+    for name in ["waits", "waits too"] {
+        assert!(exchange.poll_ready(&Context::from_waker(&named(name))).is_pending());
+    }
+    host.drain();
+    assert_eq!(*woken.lock().unwrap(), ["waits", "waits too", "served"]);
+    assert!(!exchange.wake_when_taken(&named("all was taken")));
+    peer.stream.push(b"x", false);
+    assert!(exchange.wake_when_taken(&named("closed")));
+    exchange.close();
+    assert_eq!(woken.lock().unwrap().last(), Some(&"closed"));
+    assert!(!exchange.wake_when_taken(&named("nobody takes any more")));
+}
+
 #[test]
 fn messages_keep_their_bounds() {
     let (_exchange, mut host, peer) = pair();

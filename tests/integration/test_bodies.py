@@ -30,6 +30,18 @@ def test_many_tiny_chunks(serve: Serve, mode: Mode) -> None:
         assert wire.get().body == b""
 
 
+def test_chunks_that_come_together_are_few_pieces(serve: Serve) -> None:
+    """A handler is not called upon for each of them."""
+
+    async def handler(request: NativeDirectRequest) -> str:
+        sizes = [len(piece) async for piece in request]
+        return f"{sum(sizes)} {len(sizes) < 500}"
+
+    with Wire(serve(handler).address) as wire:
+        wire.send(CHUNKED + b"\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        assert wire.answer().body == b"100000 True"
+
+
 def test_many_tiny_chunks_out(serve: Serve, mode: Mode) -> None:
     running = serve(
         lambda _request, _body: Response.stream(b"%c" % (97 + at % 26) for at in range(5_000)), mode

@@ -83,6 +83,18 @@ class TestTimers:
             wire.send(GET[:20])
             assert (wire.answer().status, wire.rest()) == (408, b"")
 
+    def test_a_second_head_that_begins_behind_the_first_is_408_too(
+        self, serve: Serve, mode: Mode
+    ) -> None:
+        limits = Limits(head_ms=50, idle_ms=600_000)
+        running = serve(lambda _request, _body: "ok", mode, limits=limits, routes={"/route": "ok"})
+        for first in (GET, GET.replace(b"/", b"/route", 1), GET * 3):
+            with Wire(running.address) as wire:
+                wire.send(first + GET[:20])
+                for _ in range(first.count(b"GET")):
+                    assert wire.answer().body == b"ok"
+                assert (wire.answer().status, wire.rest()) == (408, b"")
+
     def test_dripping_does_not_extend_the_time(self, serve: Serve) -> None:
         """slowloris: a byte now and then is not progress."""
         with Wire(serve(lambda _: "ok", limits=Limits(head_ms=100)).address) as wire:

@@ -191,6 +191,25 @@ def test_the_end_is_announced(
 
 
 @some_modes
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+@pytest.mark.parametrize("sent", [b"", b"PRI * HTTP/2.0\r\n"], ids=["nothing", "half a preface"])
+def test_silence_after_the_handshake_is_ended(
+    serve: Serve, mode: Mode, authority: Authority, identity: Identity, protocol: str, sent: bytes
+) -> None:
+    if protocol == "http/1.1":
+        sent = b""
+    limits = Limits(detection_ms=50, idle_ms=600_000, h2_ping_ms=600_000)
+    running = serve(tell, mode, limits=limits, **identity.options)
+    with Wire(running.address, tls=authority.context(protocol)) as wire:
+        wire.send(sent)
+        # Over HTTP/2 our settings have gone first, and an end in the middle of it needs no close_notify.
+        with contextlib.suppress(ssl.SSLEOFError):
+            assert not (data := wire.rest()) or (protocol == "h2" and data)
+    eventually(lambda: running.stats()["connections"] == 0, "it was ended")
+    assert running.stats()["limited_detection_ms"] == 1
+
+
+@some_modes
 def test_a_stop_lets_requests_finish(
     serve: Serve, mode: Mode, authority: Authority, identity: Identity
 ) -> None:

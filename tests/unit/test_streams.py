@@ -82,6 +82,19 @@ def test_chunks_come_in_order_and_then_the_end(kind: type[Inflow]) -> None:
 
 
 @both
+def test_many_small_pieces_that_nobody_takes_become_few(kind: type[Inflow]) -> None:
+    window = 64 * 1024
+    reader = Reader(kind, window=window)
+    sent = [bytes([number % 256]) * (number % 7 + 1) for number in range(window // 8)]
+    for piece in sent:
+        reader.flow.feed(piece, False)
+    reader.flow.end(b"")
+    taken = list(iter(reader.next, b""))
+    assert b"".join(taken) == b"".join(sent)
+    assert len(taken) <= 256 + 1
+
+
+@both
 def test_trailers_are_there_at_the_end(kind: type[Inflow]) -> None:
     reader = Reader(kind, first=b"a")
     assert reader.flow.trailers == b""

@@ -19,7 +19,9 @@ pub(super) struct State {
     pub(super) free: Vec<u32>,
     pub(super) filling: Queue,
     pub(super) consumer: Option<Waker>,
+    /// Those that found no room, and those that have used theirs up and come after them.
     pub(super) producers: Vec<Waker>,
+    pub(super) served: Vec<Waker>,
     pub(super) names: u64,
     pub(super) closed: bool,
     pub(super) counters: Counters,

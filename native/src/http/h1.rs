@@ -16,6 +16,8 @@
 mod answer;
 mod exchange;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
@@ -26,6 +28,7 @@ use std::task::{Context, Poll};
 use tokio::io::ReadBuf;
 
 use self::exchange::Exchanging;
+use super::attend::{Attended, Share, attend};
 use super::guard::{Body, Rejection, Version};
 use super::heads::{Delimiter, Persistence, Template};
 use super::input::Input;
@@ -51,31 +54,14 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Serves until the connection ends. `first` is what detection has read already.
 pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, connection: Connection) {
-    let mut session = Session {
-        socket,
-        connection,
-        input: first.into(),
-        fresh: true,
-        eof: false,
-        output: Output::default(),
-        stage: Stage::Head,
-        wanted: 0,
-        body_since: None,
-        write_deadline: None,
-        progress: 0,
-        served: false,
-    };
-    let limits = &session.connection.site.limits;
-    let first = if session.input.is_empty() { limits.detection_ms } else { limits.head_ms };
-    session.connection.member.within(first);
-    let mut registered = false;
+    let mut session = Session::new(socket, first, connection);
+    session.connection.member.within(session.connection.site.limits.detection_ms);
     poll_fn(|context| {
-        if !std::mem::replace(&mut registered, true) {
-            session.connection.member.watch.register(context.waker());
-        }
-        session.poll(context)
+        session.connection.member.watch.register(context.waker());
+        Poll::Ready(())
     })
     .await;
+    attend(&mut session).await;
     if let Stage::Upgraded(stream, mode, body) = session.stage {
         let Session { socket, connection, input, output, .. } = session;
         let channel = Channel::new(socket, input, output, stream, &connection.member, &connection.site);
@@ -102,6 +88,11 @@ struct Session<S> {
     progress: u64,
     /// A request was answered: what is waited for is the next one.
     served: bool,
+    /// The beginning of a head is here, and the deadline for the rest runs.
+    begun: bool,
+    share: Share,
+    /// The socket was left alone in the middle of an exchange.
+    unread: bool,
 }
 
 enum Stage {
@@ -120,8 +111,16 @@ type Step = Poll<ControlFlow<()>>;
 const NEXT: Step = Poll::Ready(ControlFlow::Continue(()));
 const OVER: Step = Poll::Ready(ControlFlow::Break(()));
 
-impl<S: Transport> Session<S> {
+impl<S: Transport> Attended for Session<S> {
+    type Socket = S;
+
+    fn unread(&self) -> Option<&S> {
+        self.unread.then_some(&self.socket)
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.share = Share::new();
+        self.unread = false;
         loop {
             if self.connection.member.watch.phase() == Phase::Kill {
                 if let Stage::Exchange(exchanging) = &mut self.stage {
@@ -147,15 +146,39 @@ impl<S: Transport> Session<S> {
             }
         }
     }
+}
+
+impl<S: Transport> Session<S> {
+    fn new(socket: S, first: Vec<u8>, connection: Connection) -> Session<S> {
+        Session {
+            socket,
+            connection,
+            input: first.into(),
+            fresh: true,
+            eof: false,
+            output: Output::default(),
+            stage: Stage::Head,
+            wanted: 0,
+            body_since: None,
+            write_deadline: None,
+            progress: 0,
+            served: false,
+            begun: false,
+            share: Share::new(),
+            unread: false,
+        }
+    }
 
     /// What comes after a whole response: the next request, the rest of this one's body, or the end.
     fn after_answer(&mut self, persistent: bool, body: Option<Body>) {
         let limits = &self.connection.site.limits;
         self.fresh = true;
         self.served = true;
+        self.begun = false;
         self.wanted = 0;
         self.body_since = None;
         self.write_deadline = None;
+        self.unread = false;
         let unread = body.filter(|body| !body.is_done());
         self.stage = match (persistent, unread) {
             (true, None) => Stage::Head,
@@ -227,6 +250,10 @@ impl<S: Transport> Session<S> {
             return OVER;
         }
         while left > 0 && !self.eof {
+            if self.share.is_over() {
+                Share::pass(context);
+                break;
+            }
             self.input.clear();
             match self.poll_read(context) {
                 Poll::Pending => break,
@@ -283,6 +310,7 @@ impl<S: Transport> Session<S> {
                 let bytes = buffer.filled();
                 self.eof |= bytes.is_empty();
                 self.fresh = true;
+                self.share.bytes(bytes.len());
                 self.input.extend(bytes);
                 Poll::Ready(Ok(bytes.len()))
             }

@@ -4,6 +4,7 @@
 //! (ADR 0008 says why), [`h3`] HTTP/3 through quinn and h3. [`message`] is what the latter two share, [`upgrade`] and
 //! [`websocket`] what streams become that leave HTTP. [`heads`] encodes responses, [`routes`] answers without the host.
 
+mod attend;
 mod detect;
 pub mod guard;
 pub mod h1;
@@ -18,10 +19,11 @@ mod secure;
 mod upgrade;
 mod websocket;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
@@ -65,6 +67,9 @@ impl Site {
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes the close that follows a reset.
     fn cut(&self);
+
+    /// Ready when the peer has reset the connection, whatever waits to be read. Its FIN is no reset.
+    fn reset(&self) -> impl Future<Output = ()> + Send;
 }
 
 impl Transport for TcpStream {
@@ -72,12 +77,35 @@ impl Transport for TcpStream {
         // Fails only when the peer has reset already.
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
+
+    async fn reset(&self) {
+        // Not READABLE, which it is while anything waits. An error here means that the runtime is no more.
+        let _ = self.ready(Interest::ERROR).await;
+    }
 }
 
 #[cfg(unix)]
 impl Transport for UnixStream {
     /// There is no reset: the peer sees an end in the middle, which the framing tells from a clean one.
     fn cut(&self) {}
+
+    /// What is a reset elsewhere is an end of both directions at once. Where only errors are told apart from bytes that
+    /// wait, it is found when we read on.
+    async fn reset(&self) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if self.ready(Interest::PRIORITY | Interest::ERROR).await.is_ok() && has_hung_up(self) {
+            return;
+        }
+        let _ = self.ready(Interest::ERROR).await;
+    }
+}
+
+/// Whether the peer has closed, and not only ended what it sends.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn has_hung_up(socket: &UnixStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut asked = [PollFd::new(socket, PollFlags::empty())];
+    poll(&mut asked, Some(&Timespec::default())).is_ok() && asked[0].revents().contains(PollFlags::HUP)
 }
 
 /// One connection's place in the world, told to the host before its first stream.

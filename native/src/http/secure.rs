@@ -16,6 +16,10 @@ impl<S: Transport> Transport for TlsStream<S> {
     fn cut(&self) {
         self.get_ref().0.cut();
     }
+
+    fn reset(&self) -> impl Future<Output = ()> + Send {
+        self.get_ref().0.reset()
+    }
 }
 
 /// The connection with TLS on it, and whether HTTP/2 was negotiated. `None` when the client was too slow, went away or could

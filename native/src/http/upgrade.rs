@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
-use super::guard::Body;
+use super::attend::{Attended, GATHERED, Share, attend};
+use super::guard::{Body, Decoded};
 use super::input::Input;
 use super::output::Output;
 use super::{Site, Transport, websocket};
@@ -75,8 +76,9 @@ impl<'c, S: Transport> Channel<'c, S> {
         match mode {
             Mode::Messages => websocket::serve(self).await,
             Mode::Bytes => {
-                let mut bytes = Bytes { channel: self, body, end: End::None, eof: false };
-                poll_fn(|context| bytes.poll(context)).await;
+                let share = Share::new();
+                let mut bytes = Bytes { channel: self, body, end: End::None, eof: false, share, unread: false };
+                attend(&mut bytes).await;
             }
         }
     }
@@ -159,10 +161,20 @@ struct Bytes<'c, S> {
     end: End,
     /// The peer has ended its direction, and the host has been told.
     eof: bool,
+    share: Share,
+    /// The socket was left alone.
+    unread: bool,
 }
 
-impl<S: Transport> Bytes<'_, S> {
+impl<S: Transport> Attended for Bytes<'_, S> {
+    type Socket = S;
+
+    fn unread(&self) -> Option<&S> {
+        self.unread.then_some(&self.channel.socket)
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.share = Share::new();
         loop {
             if self.channel.member.watch.phase() == Phase::Kill {
                 self.channel.abort(Reason::Stopping);
@@ -204,7 +216,9 @@ impl<S: Transport> Bytes<'_, S> {
             }
         }
     }
+}
 
+impl<S: Transport> Bytes<'_, S> {
     fn overdue(&mut self) -> bool {
         let lingered = matches!(self.end, End::Deaf { until: Some(until) } if until <= self.channel.now());
         lingered || self.channel.stalled()
@@ -247,6 +261,7 @@ impl<S: Transport> Bytes<'_, S> {
     fn poll_input(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let channel = &mut self.channel;
         let deaf = matches!(self.end, End::Deaf { .. });
+        self.unread = !self.eof;
         if self.eof || (!deaf && channel.site.exchange.poll_ready(context).is_pending()) {
             return Poll::Pending;
         }
@@ -254,13 +269,19 @@ impl<S: Transport> Bytes<'_, S> {
         if credit == 0 {
             return Poll::Pending;
         }
+        if self.share.is_over() {
+            Share::pass_to(&channel.site.exchange, context);
+            return Poll::Pending;
+        }
+        self.unread = false;
         if !self.body.is_done() && !deaf {
-            return self.poll_body(context);
+            return self.poll_body(credit, context);
         }
         if !channel.input.is_empty() {
             let count = channel.input.len().min(credit);
             channel.stream.push(&channel.input.bytes()[..count], false);
             channel.input.consume(count);
+            self.share.bytes(count);
             return Poll::Ready(Ok(()));
         }
         let mut room = [const { MaybeUninit::uninit() }; READ];
@@ -273,6 +294,7 @@ impl<S: Transport> Bytes<'_, S> {
             self.eof = true;
             channel.stream.push_end(&[]);
         } else {
+            self.share.bytes(buffer.filled().len());
             channel.stream.push(buffer.filled(), false);
         }
         Poll::Ready(Ok(()))
@@ -281,13 +303,15 @@ impl<S: Transport> Bytes<'_, S> {
     /// Moves one piece of the request's body, which ends before the other protocol begins (RFC 9110 section 7.8).
     ///
     /// A piece may pass the credit by less than one read: a chunk line cut by it could never be understood.
-    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_body(&mut self, credit: usize, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let channel = &mut self.channel;
-        let here = &channel.input.bytes()[..channel.input.len().min(READ)];
-        let decoded = self.body.decode(here).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        let (consumed, done) = (decoded.consumed, decoded.done);
-        if !decoded.data.is_empty() {
-            channel.stream.push(decoded.data, false);
+        let size = channel.input.len().min(READ);
+        let here = &mut channel.input.bytes_mut()[..size];
+        let Decoded { consumed, data, done } =
+            self.body.gather(here, credit.min(GATHERED)).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        self.share.framing(consumed - data.len());
+        if !data.is_empty() {
+            channel.stream.push(data, false);
         }
         if done {
             channel.stream.push_end(self.body.trailers());
@@ -305,6 +329,7 @@ impl<S: Transport> Bytes<'_, S> {
         if buffer.filled().is_empty() {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
+        self.share.bytes(buffer.filled().len());
         channel.input.extend(buffer.filled());
         Poll::Ready(Ok(()))
     }

@@ -9,7 +9,6 @@ mod reader;
 mod text;
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -22,6 +21,7 @@ use tokio::io::ReadBuf;
 use self::frame::{Header, NO_STATUS, Opcode};
 use self::reader::{Look, Piece, Reader, Refusal};
 use super::Transport;
+use super::attend::{Attended, Share, attend};
 use super::upgrade::{Channel, LINGER_MS};
 use crate::connections::Phase;
 use crate::exchange::Order;
@@ -53,8 +53,9 @@ pub(super) async fn serve<S: Transport>(channel: Channel<'_, S>) {
         heard: now,
         asked: None,
         deaf: false,
+        share: Share::new(),
     };
-    poll_fn(|context| socket.poll(context)).await;
+    attend(&mut socket).await;
 }
 
 struct WebSocket<'c, S> {
@@ -70,6 +71,7 @@ struct WebSocket<'c, S> {
     asked: Option<u64>,
     /// We do not read, because the host or the peer takes nothing: the peer's silence says nothing.
     deaf: bool,
+    share: Share,
 }
 
 /// How far the closing handshake is.
@@ -89,8 +91,15 @@ enum Stage {
 /// Whether something moved, so that another round may find more to do; `Err` when the connection is over.
 type Step = Result<bool, ()>;
 
-impl<S: Transport> WebSocket<'_, S> {
+impl<S: Transport> Attended for WebSocket<'_, S> {
+    type Socket = S;
+
+    fn unread(&self) -> Option<&S> {
+        self.deaf.then_some(&self.channel.socket)
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.share = Share::new();
         loop {
             let watch = &self.channel.member.watch;
             if watch.phase() == Phase::Kill {
@@ -110,12 +119,18 @@ impl<S: Transport> WebSocket<'_, S> {
             self.arm();
             match moved {
                 Err(()) => return Poll::Ready(()),
+                Ok(true) if self.share.is_over() => {
+                    Share::pass_to(&self.channel.site.exchange, context);
+                    return Poll::Pending;
+                }
                 Ok(true) => {}
                 Ok(false) => return Poll::Pending,
             }
         }
     }
+}
 
+impl<S: Transport> WebSocket<'_, S> {
     /// Takes the host's orders as far as there is room.
     fn poll_orders(&mut self, context: &mut Context<'_>) -> Result<(), ()> {
         while self.channel.output.has_room() {
@@ -224,7 +239,10 @@ impl<S: Transport> WebSocket<'_, S> {
                         Ok(false)
                     }
                 }
-                Poll::Ready(Ok(())) => Ok(true),
+                Poll::Ready(Ok(())) => {
+                    self.share.bytes(buffer.filled().len());
+                    Ok(true)
+                }
             };
         }
         // An empty message may wait for credit with no byte behind it.
@@ -253,6 +271,7 @@ impl<S: Transport> WebSocket<'_, S> {
         self.heard = self.channel.now();
         self.asked = None;
         let read = buffer.filled_mut();
+        self.share.bytes(read.len());
         // What is whole is never copied: only the rest of a frame is kept.
         let used = if self.channel.input.is_empty() { self.digest(read, context) } else { 0 };
         self.channel.input.extend(&read[used..]);
@@ -263,7 +282,7 @@ impl<S: Transport> WebSocket<'_, S> {
     fn digest(&mut self, bytes: &mut [u8], context: &Context<'_>) -> usize {
         let mut used = 0;
         self.deaf = false;
-        while !matches!(self.stage, Stage::Over { .. }) {
+        while !matches!(self.stage, Stage::Over { .. }) && !self.share.is_over() {
             let open = self.stage == Stage::Open;
             // Pongs wait to be taken by the peer: it may send more when it has. The host's queue bounds what it is told.
             if open && (!self.channel.output.has_room() || self.channel.site.exchange.poll_ready(context).is_pending())
@@ -277,7 +296,10 @@ impl<S: Transport> WebSocket<'_, S> {
                 Ok((count, look)) => {
                     used += count;
                     match look {
-                        Look::Piece(piece) => self.hear(piece, open),
+                        Look::Piece(piece) => {
+                            self.share.piece();
+                            self.hear(piece, open);
+                        }
                         Look::Hungry => break,
                         Look::Blocked => {
                             self.deaf = true;

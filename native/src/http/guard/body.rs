@@ -1,5 +1,7 @@
 //! Where a request body ends: Content-Length and chunked framing (RFC 9112 section 7.1).
 
+use std::ops::Range;
+
 use super::{BARE_CR, BARE_LF, Framing, HEADER_NAME, HEADER_VALUE, Rejection, TOKEN, TOO_MANY_FIELDS, bad, is};
 use crate::limits::{Limit, Limits};
 
@@ -72,7 +74,36 @@ impl Body {
     /// Decodes the front of `input`: how many bytes were consumed and which part of `input` is body data. Nothing
     /// consumed and not done means that more input is needed behind this one.
     pub fn decode<'i>(&mut self, input: &'i [u8]) -> Result<Decoded<'i>, Rejection> {
-        let mut data: &[u8] = &[];
+        let (consumed, data) = self.advance(input)?;
+        Ok(Decoded { consumed, data: &input[data], done: self.is_done() })
+    }
+
+    /// Decodes like [`Body::decode`], chunk after chunk while they bring less than `room`, and moves their data together:
+    /// what one read has brought is one piece, in however many chunks it came.
+    pub fn gather<'i>(&mut self, input: &'i mut [u8], room: usize) -> Result<Decoded<'i>, Rejection> {
+        let mut consumed = 0;
+        let mut data = 0..0;
+        while data.len() < room {
+            let (used, slice) = self.advance(&input[consumed..])?;
+            let slice = consumed + slice.start..consumed + slice.end;
+            if data.is_empty() {
+                data = slice;
+            } else {
+                let end = data.end + slice.len();
+                input.copy_within(slice, data.end);
+                data.end = end;
+            }
+            consumed += used;
+            if used == 0 || self.is_done() {
+                break;
+            }
+        }
+        Ok(Decoded { consumed, data: &input[data], done: self.is_done() })
+    }
+
+    /// Deals with the front of `input` up to the end of its first slice of data: how much that is, and where the slice lies.
+    fn advance(&mut self, input: &[u8]) -> Result<(usize, Range<usize>), Rejection> {
+        let mut data = 0..0;
         let mut consumed = 0;
         loop {
             let rest = &input[consumed..];
@@ -82,15 +113,15 @@ impl Body {
                 State::Length(_) | State::Chunk(_) if !data.is_empty() || rest.is_empty() => break,
                 State::Length(left) => {
                     let (taken, left) = take(rest, left);
-                    data = taken;
+                    data = consumed..consumed + taken;
                     self.state = if left == 0 { State::Done } else { State::Length(left) };
-                    taken.len()
+                    taken
                 }
                 State::Chunk(left) => {
                     let (taken, left) = take(rest, left);
-                    data = taken;
+                    data = consumed..consumed + taken;
                     self.state = if left == 0 { State::ChunkEnd } else { State::Chunk(left) };
-                    taken.len()
+                    taken
                 }
                 State::ChunkEnd => match rest {
                     [] | [b'\r'] => break,
@@ -118,7 +149,7 @@ impl Body {
             };
             consumed += step;
         }
-        Ok(Decoded { consumed, data, done: self.is_done() })
+        Ok((consumed, data))
     }
 
     /// Trailer section, "name\0value\0name\0value", names lower-case; empty when none.
@@ -161,9 +192,10 @@ impl Body {
     }
 }
 
-fn take(input: &[u8], left: u64) -> (&[u8], u64) {
-    let taken = usize::try_from(left).map_or(input, |left| &input[..input.len().min(left)]);
-    (taken, left - taken.len() as u64)
+/// How many of the bytes that are left of a slice are here, and how many are left then.
+fn take(input: &[u8], left: u64) -> (usize, u64) {
+    let taken = usize::try_from(left).map_or(input.len(), |left| input.len().min(left));
+    (taken, left - taken as u64)
 }
 
 struct ChunkLine {

@@ -279,6 +279,47 @@ fn decode(framing: Framing, input: &[u8], step: usize) -> String {
     }
 }
 
+/// The same with what is there gathered, in pieces of about `room` bytes.
+fn gather(framing: Framing, input: &[u8], step: usize, room: usize) -> String {
+    let mut body = Body::new(framing, &small());
+    let mut input = input.to_vec();
+    let (mut start, mut end, mut data) = (0, 0, Vec::new());
+    loop {
+        match body.gather(&mut input[start..end], room) {
+            Err(rejection) => return rejection.status.to_string(),
+            Ok(now) => {
+                data.extend_from_slice(now.data);
+                start += now.consumed;
+                if now.done {
+                    let parts = [&data[..], body.trailers(), &input[start..]];
+                    return parts.map(|part| part.escape_ascii().to_string()).join("|");
+                }
+                if now.consumed == 0 {
+                    if end == input.len() {
+                        return "more".into();
+                    }
+                    end = input.len().min(end + step);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_there_is_one_piece_in_however_many_chunks() {
+    let mut input = b"1\r\na\r\n".repeat(1_000);
+    input.extend_from_slice(b"3\r\nbcd\r\n0\r\n\r\nGET");
+    let length = input.len() - 3;
+    let mut body = Body::new(Framing::Chunked, &small());
+    let all = [&b"a".repeat(1_000)[..], b"bcd"].concat();
+    assert_eq!(body.gather(&mut input, usize::MAX), Ok(Decoded { consumed: length, data: &all, done: true }));
+    // With room for less, the chunk that fills it is the last.
+    let mut body = Body::new(Framing::Chunked, &small());
+    let gathered = body.gather(&mut b"1\r\na\r\n3\r\nbcd\r\n1\r\ne\r\n".to_vec(), 2).map(|now| now.data.to_vec());
+    assert_eq!(gathered, Ok(b"abcd".to_vec()));
+    assert_eq!(Body::new(Framing::Chunked, &small()).gather(&mut b"1\r\na".to_vec(), 0).unwrap().consumed, 0);
+}
+
 #[test]
 fn bodies() {
     use Framing::{Chunked, Length};
@@ -339,7 +380,11 @@ fn bodies() {
     ];
     for (framing, input, expected) in cases {
         for step in [1, 2, 3, 7, input.len()] {
-            assert_eq!(decode(*framing, input, step), *expected, "{:?} by {step}", input.escape_ascii().to_string());
+            let text = input.escape_ascii().to_string();
+            assert_eq!(decode(*framing, input, step), *expected, "{text:?} by {step}");
+            for room in [1, 4, 100] {
+                assert_eq!(gather(*framing, input, step, room), *expected, "{text:?} by {step} in pieces of {room}");
+            }
         }
     }
 }

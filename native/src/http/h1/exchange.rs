@@ -9,7 +9,8 @@ use tokio::io::ReadBuf;
 use super::{AHEAD, BODY_TOO_LARGE, CONTINUE, NEXT, OVER, READ, Session, Stage, Step};
 use crate::exchange::Stream;
 use crate::http::Transport;
-use crate::http::guard::{Body, Framing, Rejection, Version};
+use crate::http::attend::{GATHERED, Share};
+use crate::http::guard::{Body, Decoded, Framing, Rejection, Version};
 use crate::http::heads::Delimiter;
 use crate::http::upgrade::Mode;
 use crate::limits::Limit;
@@ -139,19 +140,23 @@ impl<S: Transport> Session<S> {
     /// Moves body bytes to the host within its credit, and keeps an eye on the socket otherwise.
     /// True when something moved, so that another round may find more to do.
     fn poll_body(&mut self, now: &mut Exchanging, context: &mut Context<'_>) -> Result<bool, Halt> {
-        let mut moved = false;
+        self.unread = !self.eof;
+        if self.share.is_over() {
+            Share::pass_to(&self.connection.site.exchange, context);
+            return Ok(false);
+        }
         if !now.body.is_done() && now.stream.is_live() {
             if self.connection.site.exchange.poll_ready(context).is_pending() {
                 return Ok(false);
             }
             let mut input = std::mem::take(&mut self.input);
-            let fed = self.feed(now, input.bytes());
-            if let Ok(count) = fed {
-                input.consume(count);
-                moved = count > 0;
-            }
+            let fed = self.feed(now, input.bytes_mut());
+            input.consume(fed.as_ref().map_or(0, |count| *count));
             self.input = input;
-            fed.map_err(Halt::Refused)?;
+            // Only when all that is here was looked at is more read.
+            if fed.map_err(Halt::Refused)? > 0 {
+                return Ok(true);
+            }
         }
         let reading_body = !now.body.is_done() && now.stream.is_live();
         if reading_body && (now.expects || now.stream.credit() == 0) {
@@ -159,27 +164,29 @@ impl<S: Transport> Session<S> {
             if self.body_since.take().is_some() {
                 self.arm();
             }
-            return Ok(moved);
+            return Ok(false);
         }
         if self.eof {
             let reason = "the connection closed in the middle of the body";
-            return if reading_body { Err(Halt::Refused(Rejection::new(400, reason))) } else { Ok(moved) };
+            return if reading_body { Err(Halt::Refused(Rejection::new(400, reason))) } else { Ok(false) };
         }
         if !reading_body && self.input.len() >= AHEAD {
-            return Ok(moved);
+            return Ok(false);
         }
+        self.unread = false;
         if reading_body && self.body_since.is_none() {
             self.arm_body(0);
         }
         let mut room = [const { MaybeUninit::uninit() }; READ];
         let mut buffer = ReadBuf::uninit(&mut room);
         match Pin::new(&mut self.socket).poll_read(context, &mut buffer) {
-            Poll::Pending => return Ok(moved),
+            Poll::Pending => return Ok(false),
             Poll::Ready(Err(_)) => return Err(Halt::Gone),
             Poll::Ready(Ok(())) => {}
         }
-        let bytes = buffer.filled();
+        let bytes = buffer.filled_mut();
         self.eof |= bytes.is_empty();
+        self.share.bytes(bytes.len());
         let mut fed = 0;
         if reading_body && !bytes.is_empty() {
             self.arm_body(bytes.len() as u64);
@@ -191,36 +198,30 @@ impl<S: Transport> Session<S> {
         Ok(true)
     }
 
-    /// Tells the host body bytes from the front of `bytes` while it has credit; answers how many were used.
+    /// Tells the host body bytes from the front of `bytes`, in one piece, if it has credit; answers how many were used. Chunks
+    /// behind the first [`GATHERED`] bytes are left to the next call.
     ///
-    /// The last piece may pass the credit by less than one read: a chunk line cut by it could never be understood.
-    fn feed(&mut self, now: &mut Exchanging, bytes: &[u8]) -> Result<usize, Rejection> {
+    /// The piece may pass the credit by less than one read: a chunk line cut by it could never be understood.
+    fn feed(&mut self, now: &mut Exchanging, bytes: &mut [u8]) -> Result<usize, Rejection> {
         let limit = self.connection.site.limits.body_bytes;
-        let mut used = 0;
-        while used < bytes.len() && !now.body.is_done() && now.stream.credit() > 0 {
-            let decoded = now.body.decode(&bytes[used..])?;
-            let (consumed, done, data) = (decoded.consumed, decoded.done, decoded.data);
-            now.received += data.len() as u64;
-            if limit > 0 && now.received > limit {
-                return Err(BODY_TOO_LARGE);
-            }
-            let plain = now.body.trailers().is_empty();
-            if !data.is_empty() {
-                now.stream.push(data, done && plain);
-            }
-            if done && (data.is_empty() || !plain) {
-                now.stream.push_end(now.body.trailers());
-            }
-            if done {
-                self.body_since = None;
-                self.arm();
-            }
-            if consumed == 0 {
-                break;
-            }
-            used += consumed;
+        let Decoded { consumed, data, done } = now.body.gather(bytes, GATHERED.min(now.stream.credit() as usize))?;
+        self.share.framing(consumed - data.len());
+        now.received += data.len() as u64;
+        if limit > 0 && now.received > limit {
+            return Err(BODY_TOO_LARGE);
         }
-        Ok(used)
+        let plain = now.body.trailers().is_empty();
+        if !data.is_empty() {
+            now.stream.push(data, done && plain);
+        }
+        if done && (data.is_empty() || !plain) {
+            now.stream.push_end(now.body.trailers());
+        }
+        if done {
+            self.body_since = None;
+            self.arm();
+        }
+        Ok(consumed)
     }
 
     /// The request went wrong after the host was told: tell it, and the client too if nothing was answered yet.

@@ -11,6 +11,7 @@ use super::{BODY_TOO_LARGE, NEXT, OVER, READ, Session, Stage, Step};
 use crate::connections::Phase;
 use crate::exchange::Opening;
 use crate::http::Transport;
+use crate::http::attend::Share;
 use crate::http::guard::{self, Body, Framing, Head, Rejection, Version};
 use crate::http::heads::Persistence;
 use crate::limits::{Limit, Limits};
@@ -19,7 +20,8 @@ use crate::record::{FLAG_END, FLAG_EXPECT, FLAG_UPGRADE, Protocol};
 impl<S: Transport> Session<S> {
     pub(super) fn poll_head(&mut self, context: &mut Context<'_>) -> Step {
         loop {
-            if self.fresh && !self.input.is_empty() && self.input.len() >= self.wanted {
+            // An answer nobody takes leaves no room for the next, and a client that sends on and on waits for others.
+            if self.has_request() && self.output.has_room() && !self.share.is_over() {
                 self.fresh = false;
                 let mut input = std::mem::take(&mut self.input);
                 let taken = self.read_request(input.bytes(), context);
@@ -28,13 +30,14 @@ impl<S: Transport> Session<S> {
                 }
                 self.input = input;
                 match taken {
-                    Taken::Nothing => {}
+                    Taken::Nothing => self.await_rest(),
                     Taken::Blocked => {
                         self.fresh = true;
                         return Poll::Pending;
                     }
                     Taken::Bytes(_) => {
                         self.fresh = true;
+                        self.share.piece();
                         return NEXT;
                     }
                 }
@@ -44,8 +47,9 @@ impl<S: Transport> Session<S> {
             if let Poll::Ready(Err(_)) = flushed {
                 return OVER;
             }
-            if stalled && self.write_deadline.is_none() {
-                self.connection.member.within(self.connection.site.limits.idle_ms);
+            if stalled && self.write_deadline.is_none() && self.wanted == 0 {
+                let limits = &self.connection.site.limits;
+                self.connection.member.within(if self.begun { limits.head_ms } else { limits.idle_ms });
             }
             let watch = &self.connection.member.watch;
             if watch.fired() {
@@ -66,6 +70,13 @@ impl<S: Transport> Session<S> {
             if flushed.is_pending() {
                 return Poll::Pending;
             }
+            if self.share.is_over() {
+                Share::pass(context);
+                return Poll::Pending;
+            }
+            if self.has_request() {
+                continue;
+            }
             // Half a head is no request yet; a body being collected is one in flight, until the deadline.
             if self.eof || (watch.phase() != Phase::Run && self.wanted == 0) {
                 return self.leave();
@@ -76,6 +87,18 @@ impl<S: Transport> Session<S> {
                 Poll::Ready(Ok(true)) => return NEXT,
                 Poll::Ready(Ok(false)) => {}
             }
+        }
+    }
+
+    /// Whether what is here may be a request that the gate has not seen.
+    fn has_request(&self) -> bool {
+        self.fresh && !self.input.is_empty() && self.input.len() >= self.wanted
+    }
+
+    /// The beginning of a head is here: the rest has its time from now on, however it comes.
+    fn await_rest(&mut self) {
+        if self.wanted == 0 && !std::mem::replace(&mut self.begun, true) {
+            self.connection.member.within(self.connection.site.limits.head_ms);
         }
     }
 
@@ -93,6 +116,7 @@ impl<S: Transport> Session<S> {
             self.eof = true;
             return Poll::Ready(Ok(false));
         }
+        self.share.bytes(bytes.len());
         if !self.input.is_empty() {
             self.input.extend(bytes);
             self.fresh = true;
@@ -110,9 +134,7 @@ impl<S: Transport> Session<S> {
             taken => {
                 self.input.extend(bytes);
                 self.fresh = matches!(taken, Taken::Blocked);
-                if self.wanted == 0 {
-                    self.connection.member.within(self.connection.site.limits.head_ms);
-                }
+                self.await_rest();
                 if self.fresh { Poll::Pending } else { Poll::Ready(Ok(false)) }
             }
         }
@@ -158,8 +180,7 @@ impl<S: Transport> Session<S> {
             let date = || self.connection.member.connections().date();
             route.template.write(self.output.tail(), route.delimiter(), persistence, &site.alt_svc, date);
             if head.method == "GET" {
-                // Not `push`: several pipelined answers may be waiting, and constants are small.
-                self.output.tail().extend_from_slice(&route.body);
+                self.output.push(route.body.clone());
             }
             self.after_answer(persistence != Persistence::Close, None);
             return Taken::Bytes(head.length);

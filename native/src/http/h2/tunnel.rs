@@ -51,6 +51,11 @@ impl Transport for Tunnel {
     fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
     }
+
+    /// h2 tells it only to who reads or writes.
+    fn reset(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
 impl Drop for Tunnel {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from tests.faults.campaign.model import Attack, Bars, Outcome, Target
 from tests.faults.campaign.wires import STUCK, Held, connect, hold
@@ -15,6 +17,9 @@ EMPTY_TEXT = b"\x01\x80" + MASK
 EMPTY_CONTINUATION = b"\x00\x80" + MASK
 PING = b"\x89\xfd" + MASK + b"x" * 125
 PER_CONNECTION = 100_000
+#: Connections that were sent everything and are not read to the end yet. Without a bound the attack would go on after
+#: it was over, for as long as the kernel's buffers last.
+BEHIND = 50
 
 
 def upgraded(target: Target, path: str, *, receive_buffer: int | None = None) -> socket.socket:
@@ -40,7 +45,10 @@ def flood(first: bytes, piece: bytes) -> Callable[[Target], Outcome]:
 
     def run(target: Target) -> Outcome:
         outcome = Outcome()
+        behind: deque[socket.socket] = deque()
         while target.goes_on(outcome):
+            if len(behind) == BEHIND:
+                _finish(behind.popleft(), target)
             try:
                 wire = upgraded(target, "/ws-receive")
             except OSError:
@@ -59,17 +67,31 @@ def flood(first: bytes, piece: bytes) -> Callable[[Target], Outcome]:
                     sent += 1000
                     if reading:
                         _drain(wire)
+                wire.shutdown(socket.SHUT_WR)
+                behind.append(wire)
             except TimeoutError:
                 outcome.count("stuck")
                 outcome.ended += 1
+                wire.close()
             except OSError:
                 outcome.ended += 1
+                wire.close()
             outcome.sent += sent
             outcome.highest("longest", sent)
-            wire.close()
+        for wire in behind:
+            _finish(wire, target)
         return outcome
 
     return run
+
+
+def _finish(wire: socket.socket, target: Target) -> None:
+    """Waits until the server has read everything and ended the connection."""
+    wire.settimeout(max(0.01, target.deadline - time.monotonic()))
+    with suppress(OSError):
+        while wire.recv(262144):
+            pass
+    wire.close()
 
 
 def _drain(wire: socket.socket) -> None:

@@ -6,6 +6,9 @@ use crate::record::{Event, Record};
 /// What a queue keeps of its memory when it is emptied; a burst must not keep its peak for ever.
 const KEPT_ARENA: usize = 512 * 1024;
 const KEPT_RECORDS: usize = 4096;
+/// Most bytes of body in one record. The host makes an object of each: larger ones come from fresh pages, page fault by page
+/// fault, where smaller ones find memory that was used just before.
+const PIECE: usize = 64 * 1024;
 
 /// Where the contents of a batch lie. Read by the host straight from memory, so that no call returns more than a status; it is
 /// always at the address that `sn_batch_new` has told, and good until the next `sn_next` on this batch.
@@ -49,16 +52,27 @@ impl Queue {
         self.records.push(record);
     }
 
-    /// Adds bytes to the last record, if it is DATA of the same stream.
-    pub(crate) fn grow(&mut self, id: u64, flags: u8, payload: &[u8]) -> bool {
-        let Some(last) = self.records.last_mut() else { return false };
-        if last.kind != Event::Data as u8 || last.stream != id || last.flags != 0 {
-            return false;
+    /// Adds bytes of a stream, which have no boundaries: behind those that wait already, and no more than [`PIECE`] in one
+    /// record. `flags` are the last one's.
+    pub(crate) fn pour(&mut self, record: Record, mut payload: &[u8]) {
+        if let Some(last) = self.records.last_mut()
+            && last.kind == record.kind
+            && last.stream == record.stream
+            && last.flags == 0
+        {
+            let here = payload.split_off(..payload.len().min(PIECE - last.length as usize)).unwrap_or_default();
+            last.length += here.len() as u32;
+            self.arena.extend_from_slice(here);
+            if payload.is_empty() {
+                last.flags = record.flags;
+                return;
+            }
         }
-        last.flags = flags;
-        last.length += payload.len() as u32;
-        self.arena.extend_from_slice(payload);
-        true
+        while payload.len() > PIECE {
+            let piece = payload.split_off(..PIECE).unwrap_or_default();
+            self.push(Record { flags: 0, ..record }, piece);
+        }
+        self.push(record, payload);
     }
 
     fn clear(&mut self) {

@@ -386,12 +386,14 @@ impl Exchange {
         let parent = slot.parent;
         if event == Event::Data {
             slot.credit -= i64::from(payload.len() as u32 + slot.cost());
-            // Bytes have no boundaries: what follows what the host has not taken yet is no event of its own.
-            if !slot.messages && state.filling.grow(id, flags, payload) {
-                return;
-            }
         }
-        state.filling.push(Record { stream: id, parent, kind: event as u8, flags, code, ..Record::default() }, payload);
+        let bytes = event == Event::Data && !slot.messages;
+        let record = Record { stream: id, parent, kind: event as u8, flags, code, ..Record::default() };
+        if bytes {
+            state.filling.pour(record, payload)
+        } else {
+            state.filling.push(record, payload)
+        }
         wake_consumer(state);
     }
 

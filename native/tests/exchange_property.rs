@@ -22,6 +22,8 @@ use server_native::record::{
 
 const QUEUE_RECORDS: usize = 4096;
 const QUEUE_ARENA: usize = 256 * 1024;
+/// As in batch.rs: bytes of body in one record.
+const PIECE: usize = 64 * 1024;
 
 /// What one side does. `at` chooses among all streams there have been, so many steps come too late.
 #[derive(Clone, Debug)]
@@ -503,21 +505,41 @@ impl World {
         if event == Event::Data {
             known.credit -= (payload.len() + known.cost()) as i64;
             known.excess = known.excess.max(known.credit.min(0).unsigned_abs());
-            // Bytes that follow bytes are one event.
-            if let Some(last) = self.filling.back_mut()
-                && !known.messages
-                && last.is(Event::Data)
-                && (last.record.stream, last.record.flags) == (known.id, 0)
-            {
-                last.record.flags = flags;
-                last.record.length += payload.len() as u32;
-                last.payload.extend_from_slice(payload);
-                self.filling_bytes += payload.len();
-                return;
-            }
+        }
+        if event == Event::Data && !known.messages {
+            return self.poured(at, flags, payload);
         }
         let record = Record { stream: known.id, parent: known.parent, flags, code, ..Record::default() };
         self.tell(event, record, payload);
+    }
+
+    /// Bytes that follow bytes are one event, up to a size.
+    fn poured(&mut self, at: usize, flags: u8, mut payload: &[u8]) {
+        let (stream, parent) = (self.streams[at].id, self.streams[at].parent);
+        if let Some(last) = self.filling.back_mut()
+            && last.is(Event::Data)
+            && (last.record.stream, last.record.flags) == (stream, 0)
+        {
+            let (here, rest) = payload.split_at(payload.len().min(PIECE - last.payload.len()));
+            last.payload.extend_from_slice(here);
+            last.record.length = last.payload.len() as u32;
+            self.filling_bytes += here.len();
+            self.must_tell |= std::mem::replace(&mut self.events_awaited, false);
+            payload = rest;
+            if payload.is_empty() {
+                last.record.flags = flags;
+                return;
+            }
+        }
+        loop {
+            let (here, rest) = payload.split_at(payload.len().min(PIECE));
+            let flags = if rest.is_empty() { flags } else { 0 };
+            self.tell(Event::Data, Record { stream, parent, flags, ..Record::default() }, here);
+            payload = rest;
+            if payload.is_empty() {
+                return;
+            }
+        }
     }
 
     /// One look for an order; answers whether there was one.

@@ -155,6 +155,21 @@ fn who_had_a_share_comes_after_those_that_found_no_room() {
 }
 
 #[test]
+fn no_event_has_more_than_a_piece_of_a_body() {
+    let exchange = Arc::new(Exchange::default());
+    let mut host = Host::new(&exchange);
+    let peer = Peer::open(&exchange, opening(u32::MAX, 0), b"", b"").unwrap();
+    host.drain();
+    let whole = bytes(1, 200_000);
+    peer.stream.push(&whole[..10], false);
+    peer.stream.push(&whole[10..], true);
+    let told = host.drain();
+    let sizes: Vec<_> = told.iter().map(|told| (told.record.length, told.record.flags)).collect();
+    assert_eq!(sizes, [(65_536, 0), (65_536, 0), (65_536, 0), (3_392, FLAG_END)]);
+    assert!(told.iter().flat_map(|told| &told.payload).eq(&whole));
+}
+
+#[test]
 fn messages_keep_their_bounds() {
     let (_exchange, mut host, peer) = pair();
     host.say(&Commands::default().upgrade(peer.id(), FLAG_TEXT, 0, b""));

@@ -1,12 +1,12 @@
 //! One request being answered: orders out, body in, both as far as the socket and the host allow.
 
-use std::mem::MaybeUninit;
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
-use super::{AHEAD, BODY_TOO_LARGE, CONTINUE, NEXT, OVER, READ, Session, Stage, Step};
+use super::{AHEAD, BODY_TOO_LARGE, CONTINUE, NEXT, OVER, Session, Stage, Step};
 use crate::exchange::Stream;
 use crate::http::Transport;
 use crate::http::attend::{GATHERED, Share};
@@ -15,6 +15,16 @@ use crate::http::heads::Delimiter;
 use crate::http::upgrade::Mode;
 use crate::limits::Limit;
 use crate::record::Reason;
+
+/// One read of a body takes at most this much: a window's worth, as every read costs the peer a wake-up too.
+const READ_BODY: usize = 256 * 1024;
+/// Room for one read, however little credit there is: a chunk line may be longer than it.
+const READ_LEAST: usize = 16 * 1024;
+
+thread_local! {
+    /// Where bodies are read to. Not on the stack, which may be small in a thread of the host's.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// One request being answered.
 pub(super) struct Exchanging {
@@ -177,8 +187,23 @@ impl<S: Transport> Session<S> {
         if reading_body && self.body_since.is_none() {
             self.arm_body(0);
         }
-        let mut room = [const { MaybeUninit::uninit() }; READ];
-        let mut buffer = ReadBuf::uninit(&mut room);
+        ROOM.with_borrow_mut(|room| {
+            // What is read beyond the credit waits here, so little is.
+            let most =
+                if reading_body { (now.stream.credit() as usize).clamp(READ_LEAST, READ_BODY) } else { READ_LEAST };
+            room.resize(READ_BODY, 0);
+            self.read_body(now, reading_body, &mut room[..most], context)
+        })
+    }
+
+    fn read_body(
+        &mut self,
+        now: &mut Exchanging,
+        reading_body: bool,
+        room: &mut [u8],
+        context: &mut Context<'_>,
+    ) -> Result<bool, Halt> {
+        let mut buffer = ReadBuf::new(room);
         match Pin::new(&mut self.socket).poll_read(context, &mut buffer) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Err(_)) => return Err(Halt::Gone),

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0xcdaecb0f6d6602a2)
+#define SN_ABI_HASH UINT64_C(0xb66ab8a675a56369)
 
 // `mode` of a Unix socket that the umask decides.
 #define SN_MODE_UMASK 4294967295

@@ -142,6 +142,12 @@ class LoopInflow(Inflow):
     """Read by a coroutine on the loop that feeds it."""
 
     _waiter: asyncio.Future[None] | None = None
+    # Asked for once: `get_running_loop` asks the system for the process's id.
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def here(self) -> bytes | None:
+        """A chunk that nobody has to wait for; ``None`` when :meth:`next` has to be asked."""
+        return None if self._expects else self._take()
 
     async def next(self) -> bytes:
         """The next chunk; empty at the end."""
@@ -156,7 +162,9 @@ class LoopInflow(Inflow):
                 return b""
             if self._waiter is not None:
                 raise RuntimeError("two tasks read the same request body")
-            self._waiter = asyncio.get_running_loop().create_future()
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:

@@ -272,7 +272,7 @@ class NativeDirectRequest:
             if self._payload:
                 yield self._payload
         elif isinstance(inflow, LoopInflow):
-            while chunk := await inflow.next():
+            while chunk := inflow.here() or await inflow.next():
                 yield chunk
         else:
             raise RuntimeError("a plain handler reads its body with `for chunk in request`")

@@ -34,6 +34,9 @@ const QUEUE_ARENA: usize = 256 * 1024;
 const OPEN_BYTES: usize = 512 * 1024;
 /// Bytes of commands not yet applied beyond which `submit` answers BUSY. Only a host that ignores windows gets here.
 const INBOX_BYTES: usize = 256 * 1024 * 1024;
+/// Loans of fewer bytes than this come back with the next event; an event of their own would be a turn of the host's for each
+/// message it sends.
+const RETURNS: usize = 256 * 1024;
 /// Up to this size one copy of the host's arena is shared by all streams it is for; larger payloads are copied apart,
 /// so that a slow stream cannot pin another's megabytes.
 const SHARED_ARENA: usize = 64 * 1024;
@@ -92,7 +95,16 @@ pub struct Exchange {
 #[derive(Debug, Default)]
 struct Returns {
     tokens: Vec<u8>,
+    /// Of the loans behind `tokens`.
+    bytes: usize,
     consumer: Option<Waker>,
+}
+
+impl Returns {
+    /// Whether the host should hear of them without anything else.
+    fn are_due(&self) -> bool {
+        self.bytes >= RETURNS
+    }
 }
 
 #[derive(Debug, Default)]
@@ -204,14 +216,14 @@ impl Exchange {
 
     /// Whether there are events to take.
     pub fn has_events(&self) -> bool {
-        self.lock().has_events() || !self.returns().tokens.is_empty()
+        self.lock().has_events() || self.returns().are_due()
     }
 
     /// Ready when there are events to take or the exchange is closed.
     pub fn poll_events(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         let mut returns = self.returns();
-        if state.has_events() || state.closed || !returns.tokens.is_empty() {
+        if state.has_events() || state.closed || returns.are_due() {
             return Poll::Ready(());
         }
         for known in [&mut state.consumer, &mut returns.consumer] {
@@ -225,10 +237,13 @@ impl Exchange {
     /// Moves the events that are there into `batch`; never waits for more.
     pub fn take(&self, batch: &mut Batch) -> Result<usize> {
         let mut state = self.lock();
-        let returned = std::mem::take(&mut self.returns().tokens);
-        if !returned.is_empty() {
-            state.filling.push(Record { kind: Event::Returned as u8, ..Record::default() }, &returned);
+        let mut returns = self.returns();
+        if !returns.tokens.is_empty() {
+            state.filling.push(Record { kind: Event::Returned as u8, ..Record::default() }, &returns.tokens);
+            returns.tokens.clear();
+            returns.bytes = 0;
         }
+        drop(returns);
         batch.swap(&mut state.filling);
         let count = batch.records().len();
         let closed = state.closed && count == 0;
@@ -286,11 +301,12 @@ impl Exchange {
         Ok(())
     }
 
-    /// Nobody reads the loan any more.
-    pub fn give_back(&self, token: u64) {
+    /// Nobody reads this loan any more.
+    pub fn give_back(&self, loan: Loan) {
         let mut returns = self.returns();
-        returns.tokens.extend_from_slice(&token.to_ne_bytes());
-        let consumer = returns.consumer.take();
+        returns.tokens.extend_from_slice(&loan.token.to_ne_bytes());
+        returns.bytes = returns.bytes.saturating_add(usize::try_from(loan.length).unwrap_or(usize::MAX));
+        let consumer = if returns.are_due() { returns.consumer.take() } else { None };
         drop(returns);
         if let Some(waker) = consumer {
             waker.wake();

@@ -364,7 +364,7 @@ impl AsRef<[u8]> for Borrowed {
 impl Drop for Borrowed {
     fn drop(&mut self) {
         if let Some(exchange) = self.exchange.upgrade() {
-            exchange.give_back(self.loan.token);
+            exchange.give_back(self.loan);
         }
     }
 }

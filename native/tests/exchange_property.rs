@@ -22,6 +22,8 @@ use server_native::record::{
 
 const QUEUE_RECORDS: usize = 4096;
 const QUEUE_ARENA: usize = 256 * 1024;
+/// As in exchange.rs: bytes of loans that are told without another event.
+const RETURNS: usize = 256 * 1024;
 /// As in batch.rs: bytes of body in one record.
 const PIECE: usize = 64 * 1024;
 
@@ -188,7 +190,7 @@ struct World {
     filling: VecDeque<Told>,
     filling_bytes: usize,
     /// Loans made, and those that were told back; the rest is what orders hold.
-    lent: HashSet<u16>,
+    lent: HashMap<u16, usize>,
     returned: HashSet<u16>,
     inbox: Vec<(u64, u32, Order)>,
     log: Vec<Told>,
@@ -221,7 +223,7 @@ impl World {
             streams: Vec::new(),
             filling: VecDeque::new(),
             filling_bytes: 0,
-            lent: HashSet::new(),
+            lent: HashMap::new(),
             returned: HashSet::new(),
             inbox: Vec::new(),
             log: Vec::new(),
@@ -254,16 +256,17 @@ impl World {
         has_room
     }
 
-    /// Whether a loan is back that the host was not told of.
-    fn has_returns(&self) -> bool {
+    /// Bytes of the loans that are back and that the host was not told of; `None` when there are none.
+    fn returns(&self) -> Option<usize> {
         let orders = self.inbox.iter().map(|(_, _, order)| order);
         let orders = orders.chain(self.streams.iter().flat_map(|known| &known.orders));
-        let held = orders.filter(|order| order.flags & FLAG_LENT != 0).count();
-        self.lent.len() - self.returned.len() > held
+        let held: HashSet<u16> = orders.filter(|order| order.flags & FLAG_LENT != 0).map(|order| order.code).collect();
+        let back = self.lent.iter().filter(|(token, _)| !held.contains(token) && !self.returned.contains(token));
+        back.map(|(_, size)| *size).reduce(|all, size| all + size)
     }
 
     fn has_events(&self) -> bool {
-        !self.filling.is_empty() || self.has_returns()
+        !self.filling.is_empty() || self.returns().is_some_and(|bytes| bytes >= RETURNS)
     }
 
     fn tell(&mut self, event: Event, record: Record, payload: &[u8]) {
@@ -659,7 +662,7 @@ impl World {
                     let lent = flags & FLAG_LENT != 0;
                     let code = if lent { self.lent.len() as u16 + 1 } else { 0 };
                     if lent {
-                        self.lent.insert(code);
+                        self.lent.insert(code, *size);
                     }
                     (Command::Data, *end, code, 0, 0, *size)
                 }
@@ -781,15 +784,15 @@ impl World {
         let mut got = self.host.take();
         let mut expected: Vec<Told> = self.filling.drain(..).collect();
         self.filling_bytes = 0;
-        if self.has_returns() {
+        if self.returns().is_some() {
             // In any order: what is compared is that each comes once, and none that is held.
             let told = got.as_mut().ok().and_then(Vec::pop).expect("RETURNED");
             assert!(told.is(Event::Returned) && told.record.stream == 0);
             for token in told.payload.chunks_exact(8) {
                 let token = u64::from_ne_bytes(token.try_into().unwrap()) as u16;
-                assert!(self.lent.contains(&token) && self.returned.insert(token), "loan {token} came back twice");
+                assert!(self.lent.contains_key(&token) && self.returned.insert(token), "loan {token} came back twice");
             }
-            assert!(!self.has_returns(), "all that are back are told at once");
+            assert!(self.returns().is_none(), "all that are back are told at once");
         } else if expected.is_empty() && self.closed {
             assert_eq!(got.unwrap_err().status, Status::Closed);
             return false;
@@ -854,7 +857,7 @@ impl World {
         assert_eq!(self.exchange.counters().live, 0);
         while self.take() {}
         assert!(!self.exchange.has_events());
-        assert_eq!(self.lent, self.returned);
+        assert_eq!(self.lent.len(), self.returned.len());
         self.check();
         for known in &self.streams {
             assert_rules(known, self.log.iter().filter(|told| told.record.stream == known.id));

@@ -203,19 +203,23 @@ fn returned(host: &mut Host) -> Vec<u64> {
 
 #[test]
 fn a_loan_comes_back_when_the_last_hand_lets_go() {
-    let (exchange, mut host, mut peer) = pair();
-    host.say(&Commands::default().lend(peer.id(), 7, b"lent", 0, false).lend(peer.id(), 8, b"too", 0, false));
+    let exchange = Arc::new(Exchange::default());
+    let mut host = Host::new(&exchange);
+    let mut peer = Peer::open(&exchange, opening(0, u32::MAX), b"", b"").unwrap();
+    host.drain();
+    let large = bytes(1, 256 * 1024);
+    host.say(&Commands::default().lend(peer.id(), 7, b"small", 0, false).lend(peer.id(), 8, &large, 0, false));
     let mut orders = peer.orders();
-    assert_eq!(orders.iter().map(|order| &order.body[..]).collect::<Vec<_>>(), [&b"lent"[..], b"too"]);
-    assert!(!exchange.has_events());
+    assert_eq!(orders.iter().map(|order| &order.body[..]).collect::<Vec<_>>(), [&b"small"[..], &large]);
     let waiting = Flag::new(&exchange);
     assert!(exchange.poll_events(&Context::from_waker(&waiting.waker())).is_pending());
+    drop(orders.remove(0));
+    assert!(!waiting.is_set() && !exchange.has_events(), "a small one comes with the next event");
     let kept = orders[0].body.slice(1..2);
-    orders.remove(0);
+    drop(orders);
     assert!(!waiting.is_set(), "a slice is a hand on it");
     drop(kept);
     assert!(waiting.is_set() && exchange.has_events());
-    drop(orders);
     assert_eq!(returned(&mut host), [7, 8]);
     assert!(!exchange.has_events());
 }

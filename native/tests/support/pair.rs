@@ -190,7 +190,7 @@ pub struct Commands {
 /// Bytes of a test's that are given back when nobody holds them any more.
 struct Borrowed {
     bytes: Vec<u8>,
-    token: u64,
+    loan: Loan,
     exchange: Weak<Exchange>,
 }
 
@@ -203,7 +203,7 @@ impl AsRef<[u8]> for Borrowed {
 impl Drop for Borrowed {
     fn drop(&mut self) {
         if let Some(exchange) = self.exchange.upgrade() {
-            exchange.give_back(self.token);
+            exchange.give_back(self.loan);
         }
     }
 }
@@ -223,7 +223,7 @@ impl Commands {
         exchange.submit(&self.records, &self.arena, |loan| {
             let bytes = self.lent[&loan.token].clone();
             assert_eq!(bytes.len() as u64, loan.length);
-            Bytes::from_owner(Borrowed { bytes, token: loan.token, exchange: Arc::downgrade(exchange) })
+            Bytes::from_owner(Borrowed { bytes, loan, exchange: Arc::downgrade(exchange) })
         })
     }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
-use super::{AHEAD, BODY_TOO_LARGE, CONTINUE, NEXT, OVER, Session, Stage, Step};
+use super::{AHEAD, BODY_TOO_LARGE, CONTINUE, NEXT, OVER, READ, Session, Stage, Step};
 use crate::exchange::Stream;
 use crate::http::Transport;
 use crate::http::attend::{GATHERED, Share};
@@ -16,7 +16,7 @@ use crate::http::upgrade::Mode;
 use crate::limits::Limit;
 use crate::record::Reason;
 
-/// One read of a body takes at most this much: a window's worth, as every read costs the peer a wake-up too.
+/// One read of a body of known length takes at most this much: a window's worth, as every read costs the peer a wake-up too.
 const READ_BODY: usize = 256 * 1024;
 /// Room for one read, however little credit there is: a chunk line may be longer than it.
 const READ_LEAST: usize = 16 * 1024;
@@ -188,9 +188,10 @@ impl<S: Transport> Session<S> {
             self.arm_body(0);
         }
         ROOM.with_borrow_mut(|room| {
-            // What is read beyond the credit waits here, so little is.
-            let most =
-                if reading_body { (now.stream.credit() as usize).clamp(READ_LEAST, READ_BODY) } else { READ_LEAST };
+            // Beyond the credit bytes wait here, and chunk lines wait to be understood: then little is read.
+            let credit = now.stream.credit() as usize;
+            let sized = reading_body && now.body.remaining().is_some();
+            let most = credit.clamp(READ_LEAST, if sized { READ_BODY } else { READ });
             room.resize(READ_BODY, 0);
             self.read_body(now, reading_body, &mut room[..most], context)
         })

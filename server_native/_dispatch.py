@@ -122,7 +122,9 @@ class Pump:
 
     def __init__(self, io_threads: int, on_first: Callable[[], object] | None = None) -> None:
         self.runtime = Runtime(io_threads)
-        self.outbox = Outbox(self.runtime, on_first)
+        self.outbox = Outbox(self.runtime, on_first, self._relieve)
+        #: Whether the sockets are driven by whoever takes events.
+        self._drives = io_threads == 0
         self.sites: dict[int, Site] = {}
         self.streams: dict[int, Sink] = {}
         #: Sources that have more to send now, pulled between batches.
@@ -138,7 +140,7 @@ class Pump:
 
     def turn(self, timeout: float | None) -> None:
         """Sends what waits, takes a batch (waiting up to ``timeout`` seconds for it) and handles it."""
-        if self.ready:
+        if self.ready or self._backlog:
             timeout = 0.0
         self._poll(timeout)
         self._due = monotonic() + _HOLD
@@ -153,6 +155,19 @@ class Pump:
         """Between two handlers: when the last ones took long, sends their answers and looks after the sockets."""
         if monotonic() >= self._due:
             if len(self._backlog) < _BACKLOG:
+                self._poll(0.0)
+            else:
+                self.outbox.flush()
+            self._due = monotonic() + _HOLD
+
+    def _relieve(self) -> None:
+        """Many commands have come together: as :meth:`rest`, for handlers that run between two turns.
+
+        Clients would wait for the last of them, and then the server for its clients.
+        """
+        if monotonic() >= self._due:
+            # While the server stops the last events are the turn's: it tells who waits for the end.
+            if self._drives and self.notice == math.inf and len(self._backlog) < _BACKLOG:
                 self._poll(0.0)
             else:
                 self.outbox.flush()

@@ -200,6 +200,14 @@ class _Noticed(Pump):
 
     def turn(self, timeout: float | None) -> None:
         super().turn(timeout)
+        self._tell()
+
+    def _relieve(self) -> None:
+        super()._relieve()
+        # Stopped by another thread just now; there will be no turn.
+        self._tell()
+
+    def _tell(self) -> None:
         if self.closed:
             asyncio.get_running_loop().call_soon(self._host.on_closed)
 

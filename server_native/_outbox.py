@@ -12,6 +12,8 @@ __all__ = ["CHUNK", "Outbox", "PatientOutbox"]
 
 #: Bytes from this size on are lent, not copied: two copies of them would cost more than the loan.
 _LENT_FROM = 8 * 1024
+#: Commands after which it is looked whether those who wait for them should wait for more.
+_MANY = 16
 #: Longest DATA: pieces of this size keep a window's worth in flight.
 CHUNK = 64 * 1024
 
@@ -26,15 +28,22 @@ _UPGRADE, _PING = int(Command.UPGRADE), int(Command.PING)
 class Outbox:
     """Collects commands of one thread; :meth:`flush` submits them. Not thread-safe: each thread has its own."""
 
-    __slots__ = ("_arena", "_on_first", "_records", "_runtime", "_size")
+    __slots__ = ("_arena", "_on_first", "_on_many", "_records", "_runtime", "_size")
 
-    def __init__(self, runtime: Runtime, on_first: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        on_first: Callable[[], object] | None = None,
+        on_many: Callable[[], object] | None = None,
+    ) -> None:
         self._runtime = runtime
         self._records: list[bytes] = []
         self._arena: list[bytes] = []
         self._size = 0
         # Called when the first command after a flush comes in, to schedule the next flush.
         self._on_first = on_first
+        # Called now and then while they come, to have some of them sent before the next flush.
+        self._on_many = on_many
 
     def head(self, stream: int, status: int, fields: bytes, body: bytes, end: bool) -> None:
         """Response head with the beginning, or with ``end`` all, of the body."""
@@ -49,6 +58,8 @@ class Outbox:
         self._arena.append(fields)
         self._arena.append(body)
         self._size += length + size
+        if not len(records) % _MANY and self._on_many is not None:
+            self._on_many()
 
     def data(self, stream: int, chunk: bytes) -> None:
         """Body bytes; nothing for an empty chunk."""
@@ -68,6 +79,8 @@ class Outbox:
         records.append(pack_record(stream, 0, self._size, size, _DATA, flags, 0, 0))
         self._arena.append(piece)
         self._size += size
+        if not len(records) % _MANY and self._on_many is not None:
+            self._on_many()
 
     def end(self, stream: int, trailers: bytes = b"", code: int = 0) -> None:
         """The response is complete; of a message stream: the close code and its reason."""

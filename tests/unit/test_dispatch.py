@@ -286,6 +286,40 @@ def test_the_backlog_is_bounded_and_answers_go_on(world: World, clock: Clock) ->
     assert world.site.ids() == [*range(1, 21), *range(101, 121)]
 
 
+@pytest.mark.parametrize("io_threads", [0, 3])
+def test_between_turns_many_answers_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, io_threads: int
+) -> None:
+    monkeypatch.setattr(_dispatch, "Runtime", FakeRuntime)
+    pump = Pump(io_threads)
+    runtime, site = cast("FakeRuntime", pump.runtime), Recorder()
+    pump.sites[LISTENER] = site
+    runtime.add(ACCEPT)
+    pump.turn(None)
+    runtime.calls.clear()
+    runtime.add(opens(1))
+
+    def answer(count: int) -> None:
+        for stream in range(count):
+            pump.outbox.head(stream, 200, b"", b"", True)
+
+    answer(32)
+    assert runtime.calls == [], "they have not taken long"
+    clock.now += 0.005
+    answer(16)
+    # Only whoever drives the sockets has to look after them.
+    driven = [("submit", 48), ("next", 0.0)]
+    assert runtime.calls == (driven if io_threads == 0 else driven[:1])
+    pump.turn(None)
+    assert runtime.named("next")[-1] == (0.0 if io_threads == 0 else None), "events wait already"
+    assert site.ids() == [1]
+    pump.stop(10.0)
+    runtime.calls.clear()
+    clock.now += 0.005
+    answer(16)
+    assert runtime.named("next") == [], "the last events are the turn's"
+
+
 # --- the end --------------------------------------------------------------------------------------
 
 

@@ -47,7 +47,7 @@ const DATE: u8 = 6;
 /// Appends the head of a response: HEADERS with these fields, which [`fields`] has encoded.
 pub(super) fn head(out: &mut Vec<u8>, status: u16, fields: &[u8], length: Option<u64>, date: Option<&[u8]>) {
     out.push(HEADERS);
-    // The length comes before what it counts. Our own fields take 61 bytes at most: the frame's length two bytes or more.
+    // The length comes before what it counts, and takes one to eight bytes: room for the longest, closed up below.
     let at = out.len();
     out.extend_from_slice(&[0; 8]);
     // Required insert count and base: there is no dynamic table (RFC 9204 section 4.5.1).

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
+use http::HeaderValue;
 use tokio::sync::Notify;
 
 use crate::limits::{Limit, Limits, Meter};
@@ -41,11 +42,18 @@ pub struct Connections {
     changed: Notify,
     /// How often limits were applied.
     pub meter: Meter,
-    date: Mutex<[u8; DATE_LENGTH]>,
+    date: Mutex<Date>,
 }
 
 /// `date: ` and an IMF-fixdate and CRLF (RFC 9110 section 5.6.7).
 pub const DATE_LENGTH: usize = 37;
+
+/// The date in the forms that heads need, made once a second.
+#[derive(Debug)]
+struct Date {
+    line: [u8; DATE_LENGTH],
+    value: HeaderValue,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -99,7 +107,7 @@ impl Default for Connections {
             tick_ms: AtomicU32::new(SLOWEST_TICK_MS),
             changed: Notify::new(),
             meter: Meter::default(),
-            date: Mutex::new(date_line()),
+            date: Mutex::new(Date::now()),
         }
     }
 }
@@ -157,7 +165,16 @@ impl Connections {
 
     /// The current date header line.
     pub fn date(&self) -> [u8; DATE_LENGTH] {
-        *self.date.lock().unwrap_or_else(|poison| poison.into_inner())
+        self.lock_date().line
+    }
+
+    /// The current date as the value of a field.
+    pub fn date_value(&self) -> HeaderValue {
+        self.lock_date().value.clone()
+    }
+
+    fn lock_date(&self) -> MutexGuard<'_, Date> {
+        self.date.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// The current date alone, as IMF-fixdate.
@@ -198,11 +215,11 @@ impl Connections {
             let changed = self.changed.notified();
             if self.lock().watches.is_empty() {
                 changed.await;
-                *self.date.lock().unwrap_or_else(|poison| poison.into_inner()) = date_line();
+                *self.lock_date() = Date::now();
                 continue;
             }
             tokio::time::sleep(Duration::from_millis(self.tick_ms.load(Ordering::Relaxed).into())).await;
-            *self.date.lock().unwrap_or_else(|poison| poison.into_inner()) = date_line();
+            *self.lock_date() = Date::now();
             let now = self.now();
             let mut table = self.lock();
             let overdue: Vec<_> = table.watches.values().filter(|watch| watch.fire(now)).cloned().collect();
@@ -338,12 +355,15 @@ impl Drop for Member {
     }
 }
 
-fn date_line() -> [u8; DATE_LENGTH] {
-    let mut line = [0; DATE_LENGTH];
-    line[..6].copy_from_slice(b"date: ");
-    let text = httpdate::fmt_http_date(SystemTime::now());
-    // An IMF-fixdate always has 29 bytes (RFC 9110 section 5.6.7), up to the year 9999.
-    line[6..35].copy_from_slice(&text.as_bytes()[..29]);
-    line[35..].copy_from_slice(b"\r\n");
-    line
+impl Date {
+    fn now() -> Date {
+        let text = httpdate::fmt_http_date(SystemTime::now());
+        // An IMF-fixdate always has 29 bytes (RFC 9110 section 5.6.7), up to the year 9999.
+        let text = &text.as_bytes()[..29];
+        let mut line = [0; DATE_LENGTH];
+        line[..6].copy_from_slice(b"date: ");
+        line[6..35].copy_from_slice(text);
+        line[35..].copy_from_slice(b"\r\n");
+        Date { line, value: HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("")) }
+    }
 }

@@ -6,6 +6,7 @@
 
 mod clock;
 mod flow;
+mod head;
 mod prefixed;
 mod request;
 mod tunnel;
@@ -103,7 +104,7 @@ pub async fn serve<S: Transport>(socket: S, first: Vec<u8>, mut connection: Conn
             }
             match served.poll_accept(context) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    tokio::spawn(request::answer(shared.clone(), request, respond));
+                    request::begin(&shared, request, respond, context);
                 }
                 // An error here is the peer's or the transport's.
                 Poll::Ready(Some(Err(cause))) => {

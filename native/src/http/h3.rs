@@ -242,12 +242,19 @@ async fn drive(mut frames: Frames, quic: &quinn::Connection, shared: &Arc<Shared
             None => Box::pin(resolver.resolve_request()),
         };
         let counted = Counted::new(shared.clone());
-        match poll_fn(|context| Poll::Ready(resolving.as_mut().poll(context))).await {
-            Poll::Ready(resolved) => {
-                request::begin(resolved, half, counted);
-                place = Some(resolving);
+        let mut taken = Some((half, counted));
+        let waits = poll_fn(|context| {
+            let resolved = resolving.as_mut().poll(context);
+            if let Poll::Ready(resolved) = resolved
+                && let Some((half, counted)) = taken.take()
+            {
+                request::begin(resolved, half, counted, context);
             }
-            Poll::Pending => drop(tokio::spawn(request::wait(resolving, half, counted))),
+            Poll::Ready(taken.take())
+        });
+        match waits.await {
+            None => place = Some(resolving),
+            Some((half, counted)) => drop(tokio::spawn(request::wait(resolving, half, counted))),
         }
     }
 }

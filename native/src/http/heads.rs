@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::upgrade::Mode;
 use super::websocket::accept_key;
@@ -29,6 +29,7 @@ pub struct Template {
     /// The host names its own alternatives.
     advertised: bool,
     section: OnceLock<Box<[u8]>>,
+    map: OnceLock<HeaderMap>,
 }
 
 /// How the body after a head is delimited.
@@ -90,6 +91,7 @@ impl Template {
             dated: false,
             advertised: false,
             section: OnceLock::new(),
+            map: OnceLock::new(),
         };
         status_line(&mut template.bytes, status);
         for (name, value) in pairs(fields)? {
@@ -122,6 +124,11 @@ impl Template {
         self.dated
     }
 
+    /// Whether the host names alternative services.
+    pub fn is_advertised(&self) -> bool {
+        self.advertised
+    }
+
     /// The host's fields, without those that frame the message or belong to one hop.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         // What `new` has written: a status line, then a line for each field.
@@ -136,6 +143,11 @@ impl Template {
     /// The same in another encoding, which is made once.
     pub fn section(&self, encode: impl FnOnce(&Template) -> Vec<u8>) -> &[u8] {
         self.section.get_or_init(|| encode(self).into_boxed_slice())
+    }
+
+    /// The same as a map, which is made once, to be cloned.
+    pub fn map(&self, make: impl FnOnce(&Template) -> HeaderMap) -> &HeaderMap {
+        self.map.get_or_init(|| make(self))
     }
 
     /// Whether this status never has a body (RFC 9110 sections 6.4.1 and, with a length of 0, 15.3.6).

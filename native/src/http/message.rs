@@ -4,15 +4,12 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ALT_SVC, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, Entry, HOST};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, request};
 use tokio::time::Instant;
 
-use super::Site;
 use super::guard::is_authority;
 use super::heads::{is_hop_by_hop, pairs, parse_length};
-use super::routes::Route;
 use crate::exchange::Order;
 use crate::limits::Limits;
 
@@ -71,8 +68,11 @@ impl<'p> Head<'p> {
     /// Writes line and fields of OPEN into the arena; answers the line's length.
     pub(super) fn write(&self, parts: &request::Parts, scheme: &str, arena: &mut Vec<u8>) -> usize {
         let start = arena.len();
-        let line = [parts.method.as_str(), self.target, scheme, self.authority];
-        arena.extend_from_slice(line.join("\0").as_bytes());
+        arena.extend_from_slice(parts.method.as_str().as_bytes());
+        for part in [self.target, scheme, self.authority] {
+            arena.push(0);
+            arena.extend_from_slice(part.as_bytes());
+        }
         if let Some(protocol) = self.protocol {
             arena.push(0);
             arena.extend_from_slice(protocol.as_bytes());
@@ -107,11 +107,6 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// A body that is here and comes with its length.
-    pub(super) fn whole(body: &[u8]) -> Extent {
-        Extent { length: Some(body.len() as u64), silent: false, left: None }
-    }
-
     /// What a HEAD order of this length comes to, or why it is refused.
     pub(super) fn of(order: &Order, declared: Option<u64>, is_head: bool) -> Result<Extent, String> {
         let silent = is_head || matches!(order.code, 204 | 205 | 304);
@@ -139,59 +134,6 @@ impl Extent {
                 Err(format!("the response body has not the length its head says ({left} bytes were left, {size} came)"))
             }
         }
-    }
-}
-
-/// A response head as HTTP/2 sends it, and what may follow it.
-pub(super) struct Plan {
-    pub(super) status: StatusCode,
-    pub(super) fields: HeaderMap,
-    pub(super) extent: Extent,
-}
-
-impl Plan {
-    /// What a HEAD order comes to, or why it is refused.
-    pub(super) fn of(order: &Order, method: &Method) -> Result<Plan, String> {
-        let mut fields = fields(&order.head)?;
-        let status = StatusCode::from_u16(order.code).map_err(|error| error.to_string())?;
-        let declared = fields.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let extent = Extent::of(order, declared, method == Method::HEAD)?;
-        match extent.length {
-            Some(length) => drop(fields.insert(CONTENT_LENGTH, length.into())),
-            None => drop(fields.remove(CONTENT_LENGTH)),
-        }
-        Ok(Plan { status, fields, extent })
-    }
-
-    /// Says that HTTP/3 is there (RFC 7838), unless the host has said something.
-    pub(super) fn advertise(&mut self, site: &Site) {
-        if !site.alt_svc.is_empty()
-            && let Entry::Vacant(entry) = self.fields.entry(ALT_SVC)
-            && let Ok(value) = HeaderValue::from_bytes(&site.alt_svc)
-        {
-            entry.insert(value);
-        }
-    }
-
-    /// A refusal in plain text.
-    pub(super) fn refusal((status, reason): Refusal) -> (Plan, Bytes) {
-        let body = if reason.is_empty() { Bytes::new() } else { Bytes::from(format!("{reason}\n")) };
-        let mut fields = HeaderMap::new();
-        fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        fields.insert(CONTENT_LENGTH, body.len().into());
-        (Plan { status, fields, extent: Extent::whole(&body) }, body)
-    }
-
-    /// A constant route's answer.
-    pub(super) fn constant(route: &Route, method: &Method) -> (Plan, Bytes) {
-        // `Routes::add` checked both with the rules of HTTP/1.1, which are stricter.
-        let mut fields = fields(&route.fields).unwrap_or_default();
-        let status = StatusCode::from_u16(route.template.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        if !route.template.is_bodiless() {
-            fields.insert(CONTENT_LENGTH, route.body.len().into());
-        }
-        let body = if method == Method::HEAD { Bytes::new() } else { route.body.clone() };
-        (Plan { status, fields, extent: Extent::whole(&body) }, body)
     }
 }
 

@@ -23,6 +23,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -142,6 +143,13 @@ impl Connection {
     }
 
     /// Counts the limit behind a refusal, if there is one.
+    /// The head and the text a client gets for a refusal.
+    fn refusal(&self, (status, reason): message::Refusal) -> Result<(Arc<heads::Template>, Bytes), String> {
+        let body = if reason.is_empty() { Bytes::new() } else { Bytes::from(format!("{reason}\n")) };
+        let fields = b"content-type\0text/plain; charset=utf-8";
+        Ok((self.site.heads.template(status.as_u16(), fields)?, body))
+    }
+
     fn count_refusal(&self, (status, reason): message::Refusal) {
         let limit = match status.as_u16() {
             408 if reason == message::SLOW.1 => Limit::BodyRate,

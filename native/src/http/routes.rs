@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::heads::{Delimiter, Template, pairs};
+use super::heads::{Delimiter, Template};
 
 /// One constant response.
 #[derive(Debug)]
 pub struct Route {
-    /// The checked head, for HTTP/1.1.
+    /// The checked head.
     pub template: Template,
-    /// NUL-joined fields, for HTTP/2.
-    pub fields: Bytes,
     /// The body.
     pub body: Bytes,
 }
@@ -38,11 +36,7 @@ impl Routes {
         if template.is_bodiless() && !body.is_empty() {
             return Err(format!("status {status} has no body, found {} bytes", body.len()));
         }
-        let kept: Vec<&[u8]> = pairs(fields)?
-            .filter(|(name, _)| *name != b"content-length" && !super::heads::is_hop_by_hop(name))
-            .flat_map(|(name, value)| [name, value])
-            .collect();
-        let route = Route { template, fields: kept.join(&0).into(), body: Bytes::copy_from_slice(body) };
+        let route = Route { template, body: Bytes::copy_from_slice(body) };
         self.by_path.insert(path.to_vec(), Arc::new(route));
         Ok(())
     }

@@ -3,25 +3,27 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
 use h2::ext::Protocol as Upgrade;
 use h2::server::SendResponse;
 use h2::{Reason as Code, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, DATE, Entry};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, DATE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request};
 
-use super::Shared;
 use super::flow::{Flow, Piece};
 use super::tunnel::Tunnel;
+use super::{Shared, head};
 use crate::exchange::{Inlet, Opening, Order, Stream};
 use crate::http::guard;
+use crate::http::heads::Template;
 use crate::http::input::Input;
-use crate::http::message::{Head, Pace, Plan, Refusal, SLOW, TOO_LARGE, TOO_MANY, fields, joined};
+use crate::http::message::{Extent, Head, Pace, Refusal, SLOW, TOO_LARGE, TOO_MANY, fields, joined};
 use crate::http::output::Output;
 use crate::http::upgrade::{Channel, Mode};
+use crate::limits::Limits;
 use crate::record::{Command, FLAG_END, FLAG_UPGRADE, Protocol, Reason};
 
 /// The stream cannot go on; the host learns it when its stream is dropped.
@@ -46,74 +48,160 @@ struct Reply {
     flow: Arc<Flow>,
 }
 
-pub(super) async fn answer(shared: Arc<Shared>, request: Request<RecvStream>, respond: SendResponse<Piece>) {
-    let mut reply = Reply { respond, flow: Flow::new(shared) };
-    match exchange(request, &mut reply).await {
-        Ok(()) => {}
-        Err(Broken::Lost) => reply.flow.shared.count_reset(),
-        Err(Broken::Stalled) => reply.respond.send_reset(Code::CANCEL),
-        // RFC 9113 section 8.1: what the client has so far is no answer.
-        Err(Broken::Abandoned) => reply.respond.send_reset(Code::INTERNAL_ERROR),
-    }
+/// A request whose head is here.
+struct Asked {
+    parts: request::Parts,
+    incoming: RecvStream,
+    /// `:protocol` of an extended CONNECT (RFC 8441): what comes on its stream is the other protocol's.
+    upgrade: Option<Upgrade>,
 }
 
-async fn exchange(request: Request<RecvStream>, reply: &mut Reply) -> Result<(), Broken> {
-    let shared = reply.flow.shared.clone();
+/// Has one request answered. What can be done at once is; a task waits for the rest, and holds no more than it needs for it.
+pub(super) fn begin(
+    shared: &Arc<Shared>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Piece>,
+    context: &Context<'_>,
+) {
     let site = &shared.connection.site;
+    let mut reply = Reply { respond, flow: Flow::new(shared.clone()) };
     let upgrade = request.extensions().get::<Upgrade>().cloned();
-    let (parts, mut incoming) = request.into_parts();
-    let head = match Head::read(&parts, upgrade.as_ref().map(Upgrade::as_str), &site.limits) {
+    let (parts, incoming) = request.into_parts();
+    let asked = Asked { parts, incoming, upgrade };
+    let head = match asked.head(&site.limits) {
         Ok(head) => head,
-        Err(refusal) => return reply.refuse(refusal),
+        Err(refusal) => {
+            let done = reply.refuse(refusal);
+            return reply.end(done);
+        }
     };
-    if incoming.is_end_stream()
-        && let Some(route) = site.routes.find(parts.method.as_str(), head.target)
+    if asked.incoming.is_end_stream()
+        && let Some(route) = site.routes.find(asked.parts.method.as_str(), head.target)
     {
-        let (mut plan, body) = Plan::constant(route, &parts.method);
-        plan.advertise(site);
-        return reply.whole(plan, body);
+        let length = (!route.template.is_bodiless()).then_some(route.body.len() as u64);
+        let body = if asked.parts.method == Method::HEAD { Bytes::new() } else { route.body.clone() };
+        let done = reply.whole(&route.template, length, body);
+        return reply.end(done);
     }
-    poll_fn(|context| match site.exchange.poll_ready(context) {
-        Poll::Ready(()) => Poll::Ready(Ok(())),
-        Poll::Pending => reply.poll_lost(context),
-    })
-    .await?;
+    if asked.collects(&head, &site.limits) || site.exchange.poll_ready(context).is_pending() {
+        drop(tokio::spawn(wait(asked, reply)));
+        return;
+    }
+    let stream = asked.open(&head, &[], reply.flow.shared.clone().as_ref());
+    asked.go_on(stream, reply);
+}
+
+/// Begins a request that has to wait for its body, or for room in the host's queue.
+async fn wait(mut asked: Asked, mut reply: Reply) {
+    let shared = reply.flow.shared.clone();
     let mut body = Vec::new();
-    let mut pace = Pace::new(&site.limits);
-    if upgrade.is_none() && head.length.is_some_and(|length| length <= u64::from(site.limits.inline_body_bytes)) {
+    if let Err(done) = asked.prepare(&mut body, &mut reply, &shared).await {
+        return reply.end(done);
+    }
+    let stream = match asked.head(shared.limits()) {
+        Ok(head) => asked.open(&head, &body, &shared),
+        Err(_) => None,
+    };
+    asked.go_on(stream, reply);
+}
+
+impl Asked {
+    fn head(&self, limits: &Limits) -> Result<Head<'_>, Refusal> {
+        Head::read(&self.parts, self.upgrade.as_ref().map(Upgrade::as_str), limits)
+    }
+
+    /// Whether the host is told only when the body is here.
+    fn collects(&self, head: &Head<'_>, limits: &Limits) -> bool {
+        self.upgrade.is_none()
+            && !self.incoming.is_end_stream()
+            && head.length.is_some_and(|length| length <= u64::from(limits.inline_body_bytes))
+    }
+
+    /// Waits for what `begin` could not; an error is the end of the request.
+    async fn prepare(
+        &mut self,
+        body: &mut Vec<u8>,
+        reply: &mut Reply,
+        shared: &Shared,
+    ) -> Result<(), Result<(), Broken>> {
+        let limits = shared.limits();
+        poll_fn(|context| match shared.connection.site.exchange.poll_ready(context) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => reply.poll_lost(context),
+        })
+        .await
+        .map_err(Err)?;
+        if !self.head(limits).is_ok_and(|head| self.collects(&head, limits)) {
+            return Ok(());
+        }
+        let mut pace = Pace::new(limits);
         loop {
-            match pace.next(Received::next(&mut incoming)).await {
-                None => return reply.refuse(SLOW),
+            match pace.next(Received::next(&mut self.incoming)).await {
+                None => return Err(reply.refuse(SLOW)),
                 Some(Received::Data(data)) => {
                     pace.received(data.len());
                     body.extend_from_slice(&data);
                 }
-                Some(Received::End(_)) => break,
-                Some(Received::Lost) => return Err(Broken::Lost),
+                Some(Received::End(_)) => return Ok(()),
+                Some(Received::Lost) => return Err(Err(Broken::Lost)),
             }
         }
     }
-    // What comes on the stream of an extended CONNECT is the other protocol's.
-    let whole = incoming.is_end_stream() || upgrade.is_some();
-    let opening = Opening {
-        parent: shared.connection.member.id(),
-        protocol: Protocol::Http2,
-        flags: if whole { FLAG_END } else { 0 } | if upgrade.is_some() { FLAG_UPGRADE } else { 0 },
-        credit: site.limits.receive_window,
-        window: site.limits.send_window,
-        body: &body,
-    };
-    let fill = |arena: &mut Vec<u8>| head.write(&parts, site.scheme(), arena);
-    let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
-    let Some(mut stream) = site.exchange.open(opening, &waker, fill) else {
-        return reply.refuse(TOO_MANY);
-    };
-    drop(body);
-    reply.flow.report(stream.id());
-    let mut incoming = Some(incoming);
-    if !whole && let Some(incoming) = incoming.take() {
-        tokio::spawn(upload(incoming, stream.inlet(), pace, site.limits.body_bytes));
+
+    /// Tells the host; `None` when it can have no more streams.
+    fn open(&self, head: &Head<'_>, body: &[u8], shared: &Shared) -> Option<Stream> {
+        let site = &shared.connection.site;
+        let whole = self.is_whole();
+        let opening = Opening {
+            parent: shared.connection.member.id(),
+            protocol: Protocol::Http2,
+            flags: if whole { FLAG_END } else { 0 } | if self.upgrade.is_some() { FLAG_UPGRADE } else { 0 },
+            credit: site.limits.receive_window,
+            window: site.limits.send_window,
+            body,
+        };
+        // The task that will wait is polled once it is there, and says then who is to be woken.
+        let fill = |arena: &mut Vec<u8>| head.write(&self.parts, site.scheme(), arena);
+        site.exchange.open(opening, Waker::noop(), fill)
     }
+
+    fn is_whole(&self) -> bool {
+        self.incoming.is_end_stream() || self.upgrade.is_some()
+    }
+
+    fn go_on(self, stream: Option<Stream>, mut reply: Reply) {
+        let Some(stream) = stream else {
+            let done = reply.refuse(TOO_MANY);
+            return reply.end(done);
+        };
+        reply.flow.report(stream.id());
+        let whole = self.is_whole();
+        let Asked { parts, incoming, upgrade } = self;
+        let tunnel = match upgrade {
+            Some(_) => Some(incoming),
+            None if whole => None,
+            None => {
+                let limits = reply.flow.shared.limits();
+                tokio::spawn(upload(incoming, stream.inlet(), Pace::new(limits), limits.body_bytes));
+                None
+            }
+        };
+        tokio::spawn(answer(stream, parts.method, tunnel, reply));
+    }
+}
+
+/// Waits for what the host says to a request, and does it.
+async fn answer(stream: Stream, method: Method, tunnel: Option<RecvStream>, mut reply: Reply) {
+    let done = obey(stream, &method, tunnel, &mut reply).await;
+    reply.end(done);
+}
+
+async fn obey(
+    mut stream: Stream,
+    method: &Method,
+    tunnel: Option<RecvStream>,
+    reply: &mut Reply,
+) -> Result<(), Broken> {
     loop {
         let order = poll_fn(|context| match stream.poll_order(context) {
             Poll::Ready(order) => Poll::Ready(order.ok_or(Broken::Abandoned)),
@@ -121,8 +209,8 @@ async fn exchange(request: Request<RecvStream>, reply: &mut Reply) -> Result<(),
         })
         .await?;
         match order.command {
-            Command::Head => return respond(order, stream, &parts.method, reply).await,
-            Command::Upgrade => match incoming.filter(|_| upgrade.is_some()) {
+            Command::Head => return respond(order, stream, method, reply).await,
+            Command::Upgrade => match tunnel {
                 Some(incoming) => return Box::pin(switch(order, stream, incoming, reply)).await,
                 None => {
                     stream.fail(Reason::Internal);
@@ -147,25 +235,16 @@ impl Reply {
         self.respond.poll_reset(context).map(|_| Err(Broken::Lost))
     }
 
-    fn head(&mut self, status: StatusCode, mut fields: HeaderMap, end: bool) -> Result<SendStream<Piece>, Broken> {
-        let shared = &self.flow.shared;
-        if let Entry::Vacant(entry) = fields.entry(DATE)
-            && let Ok(date) = HeaderValue::from_bytes(&shared.connection.member.connections().imf_date())
-        {
-            entry.insert(date);
-        }
-        shared.moved.fetch_add(1, Ordering::Relaxed);
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        *response.headers_mut() = fields;
+    fn head(&mut self, response: Response<()>, end: bool) -> Result<SendStream<Piece>, Broken> {
+        self.flow.shared.moved.fetch_add(1, Ordering::Relaxed);
         Ok(self.respond.send_response(response, end)?)
     }
 
     /// An answer that is here as a whole.
-    fn whole(&mut self, plan: Plan, body: Bytes) -> Result<(), Broken> {
-        let empty = plan.extent.silent || body.is_empty();
-        let mut send = self.head(plan.status, plan.fields, empty)?;
-        if !empty {
+    fn whole(&mut self, template: &Template, length: Option<u64>, body: Bytes) -> Result<(), Broken> {
+        let response = head::response(template, length, &self.flow.shared.connection);
+        let mut send = self.head(response, body.is_empty())?;
+        if !body.is_empty() {
             // What is already complete is no longer the host's to be told about.
             self.flow.report(0);
             send.send_data(self.flow.piece(body), true)?;
@@ -188,9 +267,21 @@ impl Reply {
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Result<(), Broken> {
-        self.flow.shared.connection.count_refusal(refusal);
-        let (plan, body) = Plan::refusal(refusal);
-        self.whole(plan, body)
+        let connection = &self.flow.shared.connection;
+        connection.count_refusal(refusal);
+        let (template, body) = connection.refusal(refusal).map_err(|_| Broken::Abandoned)?;
+        self.whole(&template, Some(body.len() as u64), body)
+    }
+
+    /// The end of the request, in peace or not.
+    fn end(mut self, done: Result<(), Broken>) {
+        match done {
+            Ok(()) => {}
+            Err(Broken::Lost) => self.flow.shared.count_reset(),
+            Err(Broken::Stalled) => self.respond.send_reset(Code::CANCEL),
+            // RFC 9113 section 8.1: what the client has so far is no answer.
+            Err(Broken::Abandoned) => self.respond.send_reset(Code::INTERNAL_ERROR),
+        }
     }
 
     /// Logs what the client is not told, who gets 500.
@@ -201,27 +292,44 @@ impl Reply {
 }
 
 async fn respond(order: Order, mut stream: Stream, method: &Method, reply: &mut Reply) -> Result<(), Broken> {
-    let mut plan = match Plan::of(&order, method) {
-        Ok(plan) => plan,
+    let template = reply.flow.shared.connection.site.heads.template(order.code, &order.head);
+    let planned = template.and_then(|template| {
+        let extent = Extent::of(&order, template.length, method == Method::HEAD)?;
+        Ok((template, extent))
+    });
+    let (template, extent) = match planned {
+        Ok(planned) => planned,
         Err(text) => {
             stream.fail(Reason::Internal);
             return reply.fail(&format!("a response was refused and the client got 500: {text}"));
         }
     };
+    if order.end {
+        let body = if extent.silent { Bytes::new() } else { order.body };
+        return reply.whole(&template, extent.length, body);
+    }
+    // Boxed, so that a request waits for its answer in little room.
+    Box::pin(pour(order, stream, &template, extent, reply)).await
+}
+
+/// Sends an answer that comes in pieces.
+async fn pour(
+    order: Order,
+    mut stream: Stream,
+    template: &Template,
+    mut extent: Extent,
+    reply: &mut Reply,
+) -> Result<(), Broken> {
     let flow = reply.flow.clone();
     let connection = &flow.shared.connection;
-    plan.advertise(&connection.site);
-    if order.end {
-        return reply.whole(plan, order.body);
-    }
-    let mut send = reply.head(plan.status, std::mem::take(&mut plan.fields), false)?;
+    let mut send = reply.head(head::response(template, extent.length, connection), false)?;
     let (mut body, mut end, mut trailers) = (order.body, false, Bytes::new());
     loop {
-        if plan.extent.silent {
+        if extent.silent {
             stream.sent(body.len());
             body = Bytes::new();
         }
-        plan.extent.count(body.len() as u64, end).map_err(|text| {
+        extent.count(body.len() as u64, end).map_err(|text| {
             connection.log(&text);
             Broken::Abandoned
         })?;
@@ -274,7 +382,10 @@ async fn switch(order: Order, mut stream: Stream, incoming: RecvStream, reply: &
     fields.remove(CONTENT_LENGTH);
     // The channel tells what has gone.
     reply.flow.report(0);
-    let tunnel = Tunnel::new(reply.head(StatusCode::OK, fields, false)?, incoming, reply.flow.clone());
+    let mut response = Response::new(());
+    fields.entry(DATE).or_insert_with(|| reply.flow.shared.connection.member.connections().date_value());
+    *response.headers_mut() = fields;
+    let tunnel = Tunnel::new(reply.head(response, false)?, incoming, reply.flow.clone());
     let site = &reply.flow.shared.connection.site;
     let member = reply.flow.shared.connection.member.branch(site.exchange.name());
     let body = guard::Body::new(guard::Framing::None, &site.limits);

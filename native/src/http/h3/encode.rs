@@ -47,9 +47,10 @@ const DATE: u8 = 6;
 /// Appends the head of a response: HEADERS with these fields, which [`fields`] has encoded.
 pub(super) fn head(out: &mut Vec<u8>, status: u16, fields: &[u8], length: Option<u64>, date: Option<&[u8]>) {
     out.push(HEADERS);
-    // The length comes before what it counts, and takes one to eight bytes: room for the longest, closed up below.
+    // The length comes before what it counts. It may take more bytes than it needs (RFC 9000 section 16), so four are kept
+    // for it, which count to 2^30.
     let at = out.len();
-    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&[0; 4]);
     // Required insert count and base: there is no dynamic table (RFC 9204 section 4.5.1).
     out.extend_from_slice(&[0, 0]);
     status_line(out, status);
@@ -60,10 +61,14 @@ pub(super) fn head(out: &mut Vec<u8>, status: u16, fields: &[u8], length: Option
     if let Some(date) = date {
         known(out, DATE, date);
     }
-    let size = (out.len() - at - 8) as u64;
-    let mut prefix = Vec::with_capacity(8);
-    varint(&mut prefix, size);
-    out.splice(at..at + 8, prefix);
+    let size = (out.len() - at - 4) as u64;
+    if size < 0x4000_0000 {
+        out[at..at + 4].copy_from_slice(&(size as u32 | 0x8000_0000).to_be_bytes());
+    } else {
+        let mut longer = Vec::new();
+        varint(&mut longer, size);
+        out.splice(at..at + 4, longer);
+    }
 }
 
 /// Appends HEADERS with trailers.
@@ -207,11 +212,11 @@ mod tests {
     fn a_head_counts_what_it_holds() {
         let mut out = Vec::new();
         head(&mut out, 200, &[0xc0 | 53], Some(5), None);
-        assert_eq!(out, [HEADERS, 7, 0, 0, 0xc0 | 25, 0xc0 | 53, 0x54, 1, b'5']);
+        assert_eq!(out, [HEADERS, 0x80, 0, 0, 7, 0, 0, 0xc0 | 25, 0xc0 | 53, 0x54, 1, b'5']);
         out.clear();
         head(&mut out, 799, &[0; 100], None, Some(b"now"));
-        assert_eq!(out[..3], [HEADERS, 0x40, (out.len() - 3) as u8]);
-        assert_eq!(out[5..11], [0x5f, 24 - 15, 3, b'7', b'9', b'9']);
+        assert_eq!(out[..5], [HEADERS, 0x80, 0, 0, (out.len() - 5) as u8]);
+        assert_eq!(out[7..13], [0x5f, 24 - 15, 3, b'7', b'9', b'9']);
         assert_eq!(out[out.len() - 5..], [0x56, 3, b'n', b'o', b'w']);
         out.clear();
         data(&mut out, 100);

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use crate::exchange::{Opening, Order, Stream};
 use crate::http::Connection;
 use crate::http::heads::Template;
 use crate::http::message::{Extent, Head, Refusal, Resets, SLOW, TOO_LARGE, TOO_MANY};
+use crate::http::routes::Route;
 use crate::limits::{Limit, Limits};
 use crate::record::{Command, FLAG_END, Protocol, Reason};
 
@@ -182,17 +183,43 @@ impl Reply {
     }
 
     /// Boxed, as it is rare: its state would be part of every request.
-    fn refuse(&mut self, (status, reason): Refusal) -> Pin<Box<dyn Future<Output = Result<(), Broken>> + Send + '_>> {
+    fn refuse(&mut self, refusal: Refusal) -> Pin<Box<dyn Future<Output = Result<(), Broken>> + Send + '_>> {
         Box::pin(async move {
-            let body = if reason.is_empty() { Bytes::new() } else { Bytes::from(format!("{reason}\n")) };
-            let fields = b"content-type\0text/plain; charset=utf-8";
-            let template = self.shared().connection.site.heads.template(status.as_u16(), fields);
-            // These fields are tokens and plain text, which a template always takes.
-            let Ok(template) = template else { return Err(Broken(Reason::Internal)) };
+            let refused = self.shared().connection.refusal(refusal);
+            let (template, body) = refused.map_err(|_| Broken(Reason::Internal))?;
             let head = self.head(&template, Some(body.len() as u64));
             self.send(head, body).await?;
             self.finish()
         })
+    }
+
+    /// The end of the request, in peace or not.
+    async fn end(mut self, done: Result<(), Broken>) {
+        let Err(Broken(reason)) = done else { return };
+        let shared = self.shared().clone();
+        match reason {
+            Reason::Limit => {
+                // The body was too large before the host was told of the request.
+                shared.connection.count_refusal(TOO_LARGE);
+                if self.refuse(TOO_LARGE).await.is_err() {
+                    self.reset(Code::H3_REQUEST_CANCELLED);
+                }
+            }
+            Reason::Protocol => self.reset(Code::H3_MESSAGE_ERROR),
+            Reason::Gone => {
+                shared.count_reset();
+                self.reset(Code::H3_REQUEST_CANCELLED);
+            }
+            Reason::Timeout => {
+                shared.connection.member.count(Limit::WriteStallMs);
+                self.reset(Code::H3_REQUEST_CANCELLED);
+            }
+            _ => self.reset(Code::H3_INTERNAL_ERROR),
+        }
+    }
+
+    fn template(&self, order: &Order) -> Result<Arc<Template>, String> {
+        self.shared().connection.site.heads.template(order.code, &order.head)
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -231,17 +258,25 @@ pub(super) type Incoming = RequestStream<Receiver, Bytes>;
 pub(super) type Resolved = Result<(Request<()>, RequestStream<transport::Stream, Bytes>), StreamError>;
 
 /// Begins a request whose head is not here yet.
-pub(super) async fn wait(resolving: Pin<Box<impl Future<Output = Resolved>>>, half: Half, counted: Counted) {
+pub(super) async fn wait(mut resolving: Pin<Box<impl Future<Output = Resolved>>>, half: Half, counted: Counted) {
     let patience = Duration::from_millis(counted.0.limits().head_ms.into());
+    let shared = counted.0.clone();
+    let mut taken = Some((half, counted));
+    let begun = poll_fn(|context| {
+        let resolved = ready!(resolving.as_mut().poll(context));
+        if let Some((half, counted)) = taken.take() {
+            begin(resolved, half, counted, context);
+        }
+        Poll::Ready(())
+    });
     // Dropping what resolves ends the stream, which a client reads as an incomplete response.
-    match tokio::time::timeout(patience, resolving).await {
-        Ok(resolved) => begin(resolved, half, counted),
-        Err(_) => counted.0.connection.member.count(Limit::HeadMs),
+    if tokio::time::timeout(patience, begun).await.is_err() {
+        shared.connection.member.count(Limit::HeadMs);
     }
 }
 
-/// Has one request answered, by a task of its own.
-pub(super) fn begin(resolved: Resolved, half: Half, counted: Counted) {
+/// Has one request answered. What can be done at once is; a task waits for the rest, and holds no more than it needs for it.
+pub(super) fn begin(resolved: Resolved, half: Half, counted: Counted, context: &mut Context<'_>) {
     let shared = &counted.0;
     let (request, stream) = match resolved {
         Ok(resolved) => resolved,
@@ -259,33 +294,155 @@ pub(super) fn begin(resolved: Resolved, half: Half, counted: Counted) {
         return Reply::new(ours, sender, counted).reset(Code::H3_MESSAGE_ERROR);
     }
     let upload = Upload::new(incoming, declared(&parts), shared.limits());
-    tokio::spawn(answer(parts, upload, Reply::new(ours, sender, counted)));
-}
-
-/// Has the host answer a request, and sends the answer.
-async fn answer(parts: request::Parts, upload: Upload, mut reply: Reply) {
-    let shared = reply.shared().clone();
-    match exchange(&parts, upload, &mut reply, &shared).await {
-        Ok(()) => {}
-        Err(Broken(Reason::Limit)) => {
-            // The body was too large before the host was told of the request.
-            shared.connection.count_refusal(TOO_LARGE);
-            if reply.refuse(TOO_LARGE).await.is_err() {
-                reply.reset(Code::H3_REQUEST_CANCELLED);
-            }
+    let reply = Reply::new(ours, sender, counted);
+    let mut asked = Asked { parts, upload, body: Vec::new() };
+    match asked.look(reply.shared(), context) {
+        Look::Opened(stream, trailers) => asked.go_on(stream, &trailers, reply),
+        Look::Constant(route) => {
+            let body = if asked.parts.method == Method::HEAD { Bytes::new() } else { route.body.clone() };
+            tokio::spawn(constant(route, body, reply));
         }
-        Err(Broken(Reason::Protocol)) => reply.reset(Code::H3_MESSAGE_ERROR),
-        Err(Broken(Reason::Gone)) => {
-            shared.count_reset();
-            reply.reset(Code::H3_REQUEST_CANCELLED);
+        Look::Refused(refusal) => {
+            reply.shared().connection.count_refusal(refusal);
+            asked.refuse(refusal, reply);
         }
-        Err(Broken(Reason::Timeout)) => {
-            shared.connection.member.count(Limit::WriteStallMs);
-            reply.reset(Code::H3_REQUEST_CANCELLED);
-        }
-        Err(Broken(_)) => reply.reset(Code::H3_INTERNAL_ERROR),
+        Look::Broken(broken) => drop(tokio::spawn(reply.end(Err(broken)))),
+        Look::Waits => drop(tokio::spawn(asked.wait(reply))),
     }
 }
+
+/// A request whose head is here, and what has come of its body.
+struct Asked {
+    parts: request::Parts,
+    upload: Upload,
+    body: Vec<u8>,
+}
+
+/// What one look at a request has come to.
+enum Look {
+    /// The host knows of it, or can have no more streams; with the trailers it is to be told.
+    Opened(Option<Stream>, Vec<u8>),
+    Constant(Arc<Route>),
+    Refused(Refusal),
+    Broken(Broken),
+    /// Its body is to come, or room in the host's queue.
+    Waits,
+}
+
+impl Asked {
+    fn look(&mut self, shared: &Shared, context: &mut Context<'_>) -> Look {
+        let site = &shared.connection.site;
+        if let Err(broken) = self.upload.take_ready(&mut self.body, context) {
+            return Look::Broken(broken);
+        }
+        let head = match Head::read(&self.parts, None, &site.limits) {
+            Ok(head) => head,
+            Err(refusal) => return Look::Refused(refusal),
+        };
+        if self.upload.ended
+            && self.body.is_empty()
+            && let Some(route) = site.routes.find(self.parts.method.as_str(), head.target)
+        {
+            return Look::Constant(route.clone());
+        }
+        if self.collects(&head, &site.limits) || site.exchange.poll_ready(context).is_pending() {
+            return Look::Waits;
+        }
+        let trailers = match self.upload.ended {
+            true => match self.upload.poll_trailers(context) {
+                Poll::Ready(Ok(trailers)) => trailers,
+                Poll::Ready(Err(broken)) => return Look::Broken(broken),
+                Poll::Pending => return Look::Waits,
+            },
+            false => Vec::new(),
+        };
+        let stream = open(&self.parts, &head, &self.body, self.upload.ended && trailers.is_empty(), shared);
+        Look::Opened(stream, trailers)
+    }
+
+    /// Whether the host is told only when the body is here.
+    fn collects(&self, head: &Head<'_>, limits: &Limits) -> bool {
+        !self.upload.ended && head.length.is_some_and(|length| length <= u64::from(limits.inline_body_bytes))
+    }
+
+    /// Waits for what the first look did not find.
+    async fn wait(mut self, reply: Reply) {
+        let shared = reply.shared().clone();
+        let site = &shared.connection.site;
+        let collects = Head::read(&self.parts, None, &site.limits).is_ok_and(|head| self.collects(&head, &site.limits));
+        if collects {
+            match self.upload.collect(&mut self.body).await {
+                Ok(()) => {}
+                Err(Broken(Reason::Timeout)) => {
+                    shared.connection.count_refusal(SLOW);
+                    return self.refuse(SLOW, reply);
+                }
+                Err(broken) => return reply.end(Err(broken)).await,
+            }
+        }
+        poll_fn(|context| site.exchange.poll_ready(context)).await;
+        let trailers = match self.upload.ended {
+            true => match self.upload.trailers().await {
+                Ok(trailers) => trailers,
+                Err(broken) => return reply.end(Err(broken)).await,
+            },
+            false => Vec::new(),
+        };
+        let whole = self.upload.ended && trailers.is_empty();
+        let stream = Head::read(&self.parts, None, &site.limits).ok();
+        let stream = stream.and_then(|head| open(&self.parts, &head, &self.body, whole, &shared));
+        self.go_on(stream, &trailers, reply);
+    }
+
+    fn go_on(self, stream: Option<Stream>, trailers: &[u8], reply: Reply) {
+        let Some(stream) = stream else { return self.refuse(TOO_MANY, reply) };
+        if !self.upload.ended {
+            tokio::spawn(self.upload.feed(stream.inlet()));
+        } else if !trailers.is_empty() {
+            stream.push_end(trailers);
+        }
+        tokio::spawn(answer(stream, self.parts.method == Method::HEAD, reply));
+    }
+
+    fn refuse(self, refusal: Refusal, mut reply: Reply) {
+        if !self.upload.ended {
+            tokio::spawn(self.upload.discard());
+        }
+        tokio::spawn(async move {
+            let done = reply.refuse(refusal).await;
+            reply.end(done).await;
+        });
+    }
+}
+
+/// Tells the host of a request; `None` when it can have no more streams.
+fn open(parts: &request::Parts, head: &Head<'_>, body: &[u8], whole: bool, shared: &Shared) -> Option<Stream> {
+    let site = &shared.connection.site;
+    let opening = Opening {
+        parent: shared.connection.member.id(),
+        protocol: Protocol::Http3,
+        flags: if whole { FLAG_END } else { 0 },
+        credit: site.limits.receive_window.saturating_sub(body.len() as u32),
+        window: site.limits.send_window,
+        body,
+    };
+    // The task that will wait is polled once it is there, and says then who is to be woken.
+    site.exchange.open(opening, Waker::noop(), |arena| head.write(parts, site.scheme(), arena))
+}
+
+async fn constant(route: Arc<Route>, body: Bytes, mut reply: Reply) {
+    let length = (!route.template.is_bodiless()).then_some(route.body.len() as u64);
+    let head = reply.head(&route.template, length);
+    let done = reply.send(head, body).await.and_then(|()| reply.finish());
+    reply.end(done).await;
+}
+
+/// Waits for what the host says to a request, and does it.
+async fn answer(stream: Stream, is_head: bool, mut reply: Reply) {
+    let done = obey(stream, is_head, &mut reply).await;
+    reply.end(done).await;
+}
+
 /// Fields that HTTP/3 forbids (RFC 9114 section 4.2), and lengths that are none; h3 has judged the pseudo-headers.
 fn is_malformed(parts: &request::Parts) -> bool {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -303,83 +460,17 @@ fn declared(parts: &request::Parts) -> Option<u64> {
     parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn exchange(
-    parts: &request::Parts,
-    mut upload: Upload,
-    reply: &mut Reply,
-    shared: &Arc<Shared>,
-) -> Result<(), Broken> {
-    let connection = &shared.connection;
-    let site = &connection.site;
-    let mut body = Vec::new();
-    upload.take_ready(&mut body).await?;
-    let head = match Head::read(parts, None, &site.limits) {
-        Ok(head) => head,
-        Err(refusal) => {
-            connection.count_refusal(refusal);
-            tokio::spawn(upload.discard());
-            return reply.refuse(refusal).await;
-        }
-    };
-    if upload.ended
-        && body.is_empty()
-        && let Some(route) = site.routes.find(parts.method.as_str(), head.target)
-    {
-        let length = (!route.template.is_bodiless()).then_some(route.body.len() as u64);
-        let body = if parts.method == Method::HEAD { Bytes::new() } else { route.body.clone() };
-        reply.send(reply.head(&route.template, length), body).await?;
-        return reply.finish();
-    }
-    let collected = head.length.is_some_and(|length| length <= u64::from(site.limits.inline_body_bytes));
-    if collected && !upload.ended {
-        match Box::pin(upload.collect(&mut body)).await {
-            Ok(()) => {}
-            Err(Broken(Reason::Timeout)) => {
-                connection.count_refusal(SLOW);
-                tokio::spawn(upload.discard());
-                return reply.refuse(SLOW).await;
-            }
-            Err(broken) => return Err(broken),
-        }
-    }
-    poll_fn(|context| site.exchange.poll_ready(context)).await;
-    let trailers = if upload.ended {
-        match poll_fn(|context| Poll::Ready(upload.poll_trailers(context))).await {
-            Poll::Ready(trailers) => trailers?,
-            Poll::Pending => Box::pin(upload.trailers()).await?,
-        }
-    } else {
-        Vec::new()
-    };
-    let whole = upload.ended && trailers.is_empty();
-    let opening = Opening {
-        parent: connection.member.id(),
-        protocol: Protocol::Http3,
-        flags: if whole { FLAG_END } else { 0 },
-        credit: site.limits.receive_window.saturating_sub(body.len() as u32),
-        window: site.limits.send_window,
-        body: &body,
-    };
-    let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
-    let fill = |arena: &mut Vec<u8>| head.write(parts, site.scheme(), arena);
-    let Some(mut stream) = site.exchange.open(opening, &waker, fill) else {
-        return reply.refuse(TOO_MANY).await;
-    };
-    if upload.ended && !whole {
-        stream.push_end(&trailers);
-    } else if !upload.ended {
-        tokio::spawn(upload.feed(stream.inlet()));
-    }
+async fn obey(mut stream: Stream, is_head: bool, reply: &mut Reply) -> Result<(), Broken> {
     loop {
         let order = next_order(&mut stream, reply).await?;
         match order.command {
-            Command::Head => return respond(order, stream, parts, reply, shared).await,
-            Command::Inform => match site.heads.template(order.code, &order.head) {
-                Ok(template) => reply.send(reply.head(&template, None), Bytes::new()).await?,
-                Err(text) => connection.log(&format!("an interim response was left out: {text}")),
+            Command::Head => return respond(order, stream, is_head, reply).await,
+            Command::Inform => match reply.template(&order) {
+                Ok(template) => Box::pin(reply.send(reply.head(&template, None), Bytes::new())).await?,
+                Err(text) => reply.shared().connection.log(&format!("an interim response was left out: {text}")),
             },
             Command::Upgrade => {
-                connection.log("the host accepts an upgrade that the client has not offered");
+                reply.shared().connection.log("the host accepts an upgrade that the client has not offered");
                 stream.fail(Reason::Internal);
                 return reply.refuse((StatusCode::INTERNAL_SERVER_ERROR, "")).await;
             }
@@ -389,7 +480,7 @@ async fn exchange(
                     Reason::Timeout => SLOW,
                     reason => return Err(Broken(reason)),
                 };
-                connection.count_refusal(refusal);
+                reply.shared().connection.count_refusal(refusal);
                 return reply.refuse(refusal).await;
             }
             Command::Data | Command::End | Command::Ping | Command::Credit => return Err(Broken(Reason::Internal)),
@@ -412,40 +503,49 @@ async fn next_order(stream: &mut Stream, reply: &mut Reply) -> Result<Order, Bro
     .await
 }
 
-async fn respond(
-    order: Order,
-    mut stream: Stream,
-    parts: &request::Parts,
-    reply: &mut Reply,
-    shared: &Arc<Shared>,
-) -> Result<(), Broken> {
-    let connection = &shared.connection;
-    let template = connection.site.heads.template(order.code, &order.head);
-    let planned = template.and_then(|template| {
-        let extent = Extent::of(&order, template.length, parts.method == Method::HEAD)?;
+async fn respond(order: Order, mut stream: Stream, is_head: bool, reply: &mut Reply) -> Result<(), Broken> {
+    let planned = reply.template(&order).and_then(|template| {
+        let extent = Extent::of(&order, template.length, is_head)?;
         Ok((template, extent))
     });
-    let (template, mut extent) = match planned {
+    let (template, extent) = match planned {
         Ok(planned) => planned,
         Err(text) => {
-            connection.log(&format!("a response was refused and the client got 500: {text}"));
+            reply.shared().connection.log(&format!("a response was refused and the client got 500: {text}"));
             stream.fail(Reason::Internal);
             return reply.refuse((StatusCode::INTERNAL_SERVER_ERROR, "")).await;
         }
     };
-    let (mut body, mut end, mut trailers) = (order.body, order.end, Bytes::new());
-    let mut head = Some(template);
+    let head = reply.head(&template, extent.length);
+    drop(template);
+    if order.end {
+        let body = if extent.silent { Bytes::new() } else { order.body };
+        reply.send(head, body).await?;
+        return reply.finish();
+    }
+    // Boxed, so that a request waits for its answer in little room.
+    Box::pin(pour(order.body, stream, head, extent, reply)).await
+}
+
+/// Sends an answer that comes in pieces.
+async fn pour(
+    mut body: Bytes,
+    mut stream: Stream,
+    mut frames: Vec<u8>,
+    mut extent: Extent,
+    reply: &mut Reply,
+) -> Result<(), Broken> {
+    let (mut end, mut trailers) = (false, Bytes::new());
     loop {
         let size = body.len();
         if extent.silent {
             body = Bytes::new();
         } else if let Err(text) = extent.count(size as u64, end) {
-            connection.log(&text);
+            reply.shared().connection.log(&text);
             stream.fail(Reason::Internal);
             return Err(Broken(Reason::Internal));
         }
-        let frames = head.take().map_or(Vec::new(), |template| reply.head(&template, extent.length));
-        reply.send(frames, body).await?;
+        reply.send(std::mem::take(&mut frames), body).await?;
         stream.sent(size);
         if end {
             if !trailers.is_empty() {

@@ -54,20 +54,17 @@ impl Upload {
     }
 
     /// What is here already: most requests are, with their end.
-    pub(super) async fn take_ready(&mut self, body: &mut Vec<u8>) -> Result<(), Broken> {
-        poll_fn(|context| {
-            Poll::Ready(match self.incoming.poll_recv_data(context) {
-                Poll::Pending => Ok(()),
-                Poll::Ready(Err(cause)) => Err(cause.into()),
-                Poll::Ready(Ok(None)) => self.end(),
-                Poll::Ready(Ok(Some(mut data))) => {
-                    let data = data.copy_to_bytes(data.remaining());
-                    body.extend_from_slice(&data);
-                    self.count(data.len())
-                }
-            })
-        })
-        .await
+    pub(super) fn take_ready(&mut self, body: &mut Vec<u8>, context: &mut Context<'_>) -> Result<(), Broken> {
+        match self.incoming.poll_recv_data(context) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Err(cause)) => Err(cause.into()),
+            Poll::Ready(Ok(None)) => self.end(),
+            Poll::Ready(Ok(Some(mut data))) => {
+                let data = data.copy_to_bytes(data.remaining());
+                body.extend_from_slice(&data);
+                self.count(data.len())
+            }
+        }
     }
 
     /// The next piece, no slower than limit `body_rate`; `None` at the end.

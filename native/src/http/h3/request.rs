@@ -194,28 +194,34 @@ impl Reply {
     }
 
     /// The end of the request, in peace or not.
-    async fn end(mut self, done: Result<(), Broken>) {
-        let Err(Broken(reason)) = done else { return };
-        let shared = self.shared().clone();
-        match reason {
-            Reason::Limit => {
+    async fn end(mut self: Box<Self>, done: Result<(), Broken>) {
+        match done {
+            Ok(()) => {}
+            Err(Broken(Reason::Limit)) => {
                 // The body was too large before the host was told of the request.
-                shared.connection.count_refusal(TOO_LARGE);
+                self.shared().connection.count_refusal(TOO_LARGE);
                 if self.refuse(TOO_LARGE).await.is_err() {
                     self.reset(Code::H3_REQUEST_CANCELLED);
                 }
             }
-            Reason::Protocol => self.reset(Code::H3_MESSAGE_ERROR),
+            Err(Broken(reason)) => self.give_up(reason),
+        }
+    }
+
+    fn give_up(&mut self, reason: Reason) {
+        let shared = self.shared().clone();
+        self.reset(match reason {
+            Reason::Protocol => Code::H3_MESSAGE_ERROR,
             Reason::Gone => {
                 shared.count_reset();
-                self.reset(Code::H3_REQUEST_CANCELLED);
+                Code::H3_REQUEST_CANCELLED
             }
             Reason::Timeout => {
                 shared.connection.member.count(Limit::WriteStallMs);
-                self.reset(Code::H3_REQUEST_CANCELLED);
+                Code::H3_REQUEST_CANCELLED
             }
-            _ => self.reset(Code::H3_INTERNAL_ERROR),
-        }
+            _ => Code::H3_INTERNAL_ERROR,
+        });
     }
 
     fn template(&self, order: &Order) -> Result<Arc<Template>, String> {
@@ -294,7 +300,8 @@ pub(super) fn begin(resolved: Resolved, half: Half, counted: Counted, context: &
         return Reply::new(ours, sender, counted).reset(Code::H3_MESSAGE_ERROR);
     }
     let upload = Upload::new(incoming, declared(&parts), shared.limits());
-    let reply = Reply::new(ours, sender, counted);
+    // Boxed: it goes from hand to hand, and a task that has it as it is keeps a place for it at each.
+    let mut reply = Box::new(Reply::new(ours, sender, counted));
     let mut asked = Asked { parts, upload, body: Vec::new() };
     match asked.look(reply.shared(), context) {
         Look::Opened(stream, trailers) => asked.go_on(stream, &trailers, reply),
@@ -306,7 +313,9 @@ pub(super) fn begin(resolved: Resolved, half: Half, counted: Counted, context: &
             reply.shared().connection.count_refusal(refusal);
             asked.refuse(refusal, reply);
         }
-        Look::Broken(broken) => drop(tokio::spawn(reply.end(Err(broken)))),
+        Look::Broken(Broken(Reason::Limit)) => drop(tokio::spawn(reply.end(Err(Broken(Reason::Limit))))),
+        // Now: a client that is told to stop sending first, as what is unread is dropped, would not learn why.
+        Look::Broken(Broken(reason)) => reply.give_up(reason),
         Look::Waits => drop(tokio::spawn(asked.wait(reply))),
     }
 }
@@ -366,7 +375,7 @@ impl Asked {
     }
 
     /// Waits for what the first look did not find.
-    async fn wait(mut self, reply: Reply) {
+    async fn wait(mut self, reply: Box<Reply>) {
         let shared = reply.shared().clone();
         let site = &shared.connection.site;
         let collects = Head::read(&self.parts, None, &site.limits).is_ok_and(|head| self.collects(&head, &site.limits));
@@ -394,7 +403,7 @@ impl Asked {
         self.go_on(stream, &trailers, reply);
     }
 
-    fn go_on(self, stream: Option<Stream>, trailers: &[u8], reply: Reply) {
+    fn go_on(self, stream: Option<Stream>, trailers: &[u8], reply: Box<Reply>) {
         let Some(stream) = stream else { return self.refuse(TOO_MANY, reply) };
         if !self.upload.ended {
             tokio::spawn(self.upload.feed(stream.inlet()));
@@ -404,7 +413,7 @@ impl Asked {
         tokio::spawn(answer(stream, self.parts.method == Method::HEAD, reply));
     }
 
-    fn refuse(self, refusal: Refusal, mut reply: Reply) {
+    fn refuse(self, refusal: Refusal, mut reply: Box<Reply>) {
         if !self.upload.ended {
             tokio::spawn(self.upload.discard());
         }
@@ -430,7 +439,7 @@ fn open(parts: &request::Parts, head: &Head<'_>, body: &[u8], whole: bool, share
     site.exchange.open(opening, Waker::noop(), |arena| head.write(parts, site.scheme(), arena))
 }
 
-async fn constant(route: Arc<Route>, body: Bytes, mut reply: Reply) {
+async fn constant(route: Arc<Route>, body: Bytes, mut reply: Box<Reply>) {
     let length = (!route.template.is_bodiless()).then_some(route.body.len() as u64);
     let head = reply.head(&route.template, length);
     let done = reply.send(head, body).await.and_then(|()| reply.finish());
@@ -438,7 +447,7 @@ async fn constant(route: Arc<Route>, body: Bytes, mut reply: Reply) {
 }
 
 /// Waits for what the host says to a request, and does it.
-async fn answer(stream: Stream, is_head: bool, mut reply: Reply) {
+async fn answer(stream: Stream, is_head: bool, mut reply: Box<Reply>) {
     let done = obey(stream, is_head, &mut reply).await;
     reply.end(done).await;
 }

@@ -40,6 +40,9 @@ pub(super) struct SocketFile {
     _socket: Socket,
 }
 
+/// Bytes of datagrams the system keeps for us until they are read.
+const DATAGRAM_BUFFER: usize = 2 * 1024 * 1024;
+
 pub(super) fn bind(binding: &Binding) -> Result<Made> {
     let backlog = i32::try_from(binding.backlog).unwrap_or(i32::MAX);
     let quic = binding.http3 && binding.tls.is_some();
@@ -121,6 +124,10 @@ fn bind_ip(address: SocketAddr, kind: Type, v6_only: bool, shared: bool) -> io::
     if stream {
         // Inherited by accepted sockets on Linux, which saves a call per connection.
         socket.set_tcp_nodelay(true)?;
+    } else {
+        // All HTTP/3 clients share this one: a burst of some that overflows it costs the others a retransmission, a second or
+        // three. The system may allow less (`net.core.rmem_max`), and less is no error.
+        let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -87,7 +87,7 @@ pub(super) fn begin(
         drop(tokio::spawn(wait(asked, reply)));
         return;
     }
-    let stream = asked.open(&head, &[], reply.flow.shared.clone().as_ref());
+    let stream = asked.open(&head, &[], shared);
     asked.go_on(stream, reply);
 }
 

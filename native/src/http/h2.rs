@@ -8,6 +8,7 @@ mod clock;
 mod flow;
 mod head;
 mod prefixed;
+mod reply;
 mod request;
 mod tunnel;
 

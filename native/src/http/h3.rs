@@ -8,6 +8,7 @@
 
 mod encode;
 mod gate;
+mod reply;
 mod request;
 mod section;
 mod transport;

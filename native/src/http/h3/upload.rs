@@ -9,7 +9,8 @@ use bytes::{Buf, Bytes};
 use h3::error::Code;
 use tokio::time::Instant;
 
-use super::request::{Broken, Incoming};
+use super::reply::Broken;
+use super::request::Incoming;
 use crate::exchange::Inlet;
 use crate::http::message::{Pace, joined};
 use crate::limits::Limits;

@@ -142,7 +142,6 @@ impl Connection {
         if self.member.watch.phase() == Phase::Kill { Reason::Stopping } else { Reason::Gone }
     }
 
-    /// Counts the limit behind a refusal, if there is one.
     /// The head and the text a client gets for a refusal.
     fn refusal(&self, (status, reason): message::Refusal) -> Result<(Arc<heads::Template>, Bytes), String> {
         let body = if reason.is_empty() { Bytes::new() } else { Bytes::from(format!("{reason}\n")) };
@@ -150,6 +149,7 @@ impl Connection {
         Ok((self.site.heads.template(status.as_u16(), fields)?, body))
     }
 
+    /// Counts the limit behind a refusal, if there is one.
     fn count_refusal(&self, (status, reason): message::Refusal) {
         let limit = match status.as_u16() {
             408 if reason == message::SLOW.1 => Limit::BodyRate,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Method;
 
 use super::heads::{Delimiter, Template};
 
@@ -52,6 +53,16 @@ impl Routes {
 }
 
 impl Route {
+    /// What content-length says; `None`: this status has no body.
+    pub fn length(&self) -> Option<u64> {
+        (!self.template.is_bodiless()).then_some(self.body.len() as u64)
+    }
+
+    /// The body that an answer to this method has.
+    pub fn body_for(&self, method: &Method) -> Bytes {
+        if method == Method::HEAD { Bytes::new() } else { self.body.clone() }
+    }
+
     /// How the body is delimited in HTTP/1.1.
     pub fn delimiter(&self) -> Delimiter {
         match self.template.status {

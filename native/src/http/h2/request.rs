@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::ext::Protocol as Upgrade;
 use h2::server::SendResponse;
-use http::{HeaderMap, Method, Request, request};
+use http::{HeaderMap, Request, request};
 
 use super::Shared;
 use super::flow::{Flow, Piece};
@@ -49,9 +49,7 @@ pub(super) fn begin(
     if asked.incoming.is_end_stream()
         && let Some(route) = site.routes.find(asked.parts.method.as_str(), head.target)
     {
-        let length = (!route.template.is_bodiless()).then_some(route.body.len() as u64);
-        let body = if asked.parts.method == Method::HEAD { Bytes::new() } else { route.body.clone() };
-        let done = reply.whole(&route.template, length, body);
+        let done = reply.whole(&route.template, route.length(), route.body_for(&asked.parts.method));
         return reply.end(done);
     }
     if asked.collects(&head, &site.limits) || site.exchange.poll_ready(context).is_pending() {

@@ -199,8 +199,7 @@ impl Drop for Reply {
 }
 
 pub(super) async fn constant(route: Arc<Route>, body: Bytes, mut reply: Box<Reply>) {
-    let length = (!route.template.is_bodiless()).then_some(route.body.len() as u64);
-    let head = reply.head(&route.template, length);
+    let head = reply.head(&route.template, route.length());
     let done = reply.send(head, body).await.and_then(|()| reply.finish());
     reply.end(done).await;
 }

@@ -128,7 +128,7 @@ pub(super) fn begin(resolved: Resolved, half: Half, counted: Counted, context: &
     match asked.look(reply.shared(), context) {
         Look::Opened(stream, trailers) => asked.go_on(stream, &trailers, reply),
         Look::Constant(route) => {
-            let body = if asked.parts.method == Method::HEAD { Bytes::new() } else { route.body.clone() };
+            let body = route.body_for(&asked.parts.method);
             tokio::spawn(constant(route, body, reply));
         }
         Look::Refused(refusal) => {

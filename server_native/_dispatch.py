@@ -127,7 +127,7 @@ class Pump:
         self._drives = io_threads == 0
         self.sites: dict[int, Site] = {}
         self.streams: dict[int, Sink] = {}
-        #: Sources that have more to send now, pulled between batches.
+        #: Sources that have more to send now and tasks whose event has come, run between batches.
         self.ready: deque[Callable[[], None]] = deque()
         self.closed = False
         self.watched = False
@@ -140,16 +140,23 @@ class Pump:
 
     def turn(self, timeout: float | None) -> None:
         """Sends what waits, takes a batch (waiting up to ``timeout`` seconds for it) and handles it."""
-        if self.ready or self._backlog:
+        if self.pending:
             timeout = 0.0
         self._poll(timeout)
         self._due = monotonic() + _HOLD
         while self._backlog:
             batch = self._backlog.popleft()
-            self._handle(batch.records, batch.arena)
-            self.runtime.done(batch)
+            try:
+                self._handle(batch.records, batch.arena)
+            finally:
+                self.runtime.done(batch)
         for _ in range(len(self.ready)):
             self.ready.popleft()()
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to do without an event."""
+        return bool(self.ready or self._backlog)
 
     def rest(self) -> None:
         """Between two handlers: when the last ones took long, sends their answers and looks after the sockets."""

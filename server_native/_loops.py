@@ -179,8 +179,8 @@ class _Signalled(LoopPump):
         if pump.closed:
             return
         pump.turn(0.0)
-        # Events that come from now on are signalled; sources with more to send are not events.
-        if not pump.closed and pump.ready:
+        # Events that come from now on are signalled; what is here already is not.
+        if not pump.closed and pump.pending:
             self._again = self._loop.call_soon(self._run)
 
     def _close_pair(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ._ffi import Reason
 from ._outbox import CHUNK
+from ._wakeup import Ready, Wakeup
 from .errors import ClientDisconnected
 
 if TYPE_CHECKING:
@@ -141,9 +142,20 @@ class Inflow:
 class LoopInflow(Inflow):
     """Read by a coroutine on the loop that feeds it."""
 
-    _waiter: asyncio.Future[None] | None = None
-    # Asked for once: `get_running_loop` asks the system for the process's id.
-    _loop: asyncio.AbstractEventLoop | None = None
+    # Made when somebody waits: most bodies are here when they are read.
+    _wakeup: Wakeup | None = None
+
+    def __init__(
+        self,
+        stream: int,
+        outbox: Outbox,
+        first: bytes,
+        window: int,
+        expects: bool,
+        ready: Ready,
+    ) -> None:
+        super().__init__(stream, outbox, first, window, expects)
+        self._ready = ready
 
     def here(self) -> bytes | None:
         """A chunk that nobody has to wait for; ``None`` when :meth:`next` has to be asked."""
@@ -160,19 +172,22 @@ class LoopInflow(Inflow):
                 raise self._failure
             if self._ended:
                 return b""
-            if self._waiter is not None:
+            if self._wakeup is None:
+                self._wakeup = Wakeup(self._ready)
+            elif self._wakeup.waited:
                 raise RuntimeError("two tasks read the same request body")
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._wakeup.wait()
+
+    def fail(self, reason: int) -> None:
+        if not self._ended and self._failure is None:
+            self._failure = disconnected(reason)
+        # A handler may have ended the stream itself, with another of its tasks waiting here.
+        if self._wakeup is not None:
+            self._wakeup.set_soon()
 
     def _notify(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._wakeup is not None:
+            self._wakeup.set()
 
 
 class ThreadInflow(Inflow):
@@ -255,8 +270,12 @@ class Outflow:
 class LoopOutflow(Outflow):
     """Written by a coroutine."""
 
-    _waiter: asyncio.Future[None] | None = None
+    _wakeup: Wakeup | None = None
     _since_yield = 0
+
+    def __init__(self, stream: int, outbox: Outbox, window: int, ready: Ready) -> None:
+        super().__init__(stream, outbox, window)
+        self._ready = ready
 
     def offer(self, data: bytes) -> bool:
         """Sends ``data`` if nothing has to be waited for; false when it is :meth:`write`'s, which costs a coroutine."""
@@ -293,17 +312,20 @@ class LoopOutflow(Outflow):
                 await asyncio.sleep(0)
 
     async def _wait(self) -> None:
-        if self._waiter is not None:
+        if self._wakeup is None:
+            self._wakeup = Wakeup(self._ready)
+        elif self._wakeup.waited:
             raise RuntimeError("two tasks write to the same stream: let one wait for the other")
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        await self._wakeup.wait()
+
+    def fail(self, reason: int) -> None:
+        self.failure = disconnected(reason)
+        if self._wakeup is not None:
+            self._wakeup.set_soon()
 
     def _notify(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._wakeup is not None:
+            self._wakeup.set()
 
 
 class ThreadOutflow(Outflow):

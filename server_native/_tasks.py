@@ -37,6 +37,7 @@ log = logging.getLogger("server_native")
 _TOO_LATE = NativeDirectResponse.text(
     "Service Unavailable: the handler took too long\n", status=503
 )
+_STOPPED = NativeDirectResponse.text("Service Unavailable: the server is stopping\n", status=503)
 
 
 class TaskSite(HandlerSite):
@@ -76,12 +77,19 @@ class TaskSite(HandlerSite):
         inflow = None
         if not flags & FLAG_END:
             expects = bool(flags & FLAG_EXPECT)
-            inflow = LoopInflow(stream, pump.outbox, payload, self._receive_window, expects)
+            inflow = LoopInflow(
+                stream, pump.outbox, payload, self._receive_window, expects, pump.ready.append
+            )
         request = NativeDirectRequest(
             stream, peer, flags, arena[line:fields], arena[fields:body], payload, inflow
         )
         pump.streams[stream] = job = _Tasked(request)
         self._workers.add(job)
+
+    def give_up(self, request: NativeDirectRequest) -> None:
+        """The server stops before the handler was begun: the client learns that nothing was done."""
+        if self._pump.streams.pop(request.stream, None) is not None:
+            self._pump.outbox.head(request.stream, 503, _STOPPED.fields, _STOPPED.payload, True)
 
     def accept_websocket(
         self, request: NativeDirectRequest, fields: bytes, subprotocol: str | None
@@ -89,7 +97,12 @@ class TaskSite(HandlerSite):
         """Messages from now on."""
         outbox = self._pump.outbox
         websocket = WebSocket(
-            request, outbox, subprotocol, self._receive_window, self._message_window
+            request,
+            outbox,
+            subprotocol,
+            self._receive_window,
+            self._message_window,
+            self._pump.ready.append,
         )
         self._part(request, websocket)
         outbox.upgrade(request.stream, 101, fields, FLAG_TEXT, self._message_window)
@@ -97,14 +110,16 @@ class TaskSite(HandlerSite):
 
     def detach(self, request: NativeDirectRequest, status: int, fields: bytes) -> object:
         """Bytes from now on."""
-        outbox, stream = self._pump.outbox, request.stream
+        outbox, stream, ready = self._pump.outbox, request.stream, self._pump.ready.append
         inflow = request._inflow
         if inflow is None:
-            inflow = LoopInflow(stream, outbox, request._payload, self._receive_window, False)
+            inflow = LoopInflow(
+                stream, outbox, request._payload, self._receive_window, False, ready
+            )
             inflow.end(b"")
             if request._taken:
                 inflow.forget()
-        socket = DetachedSocket(request, inflow, LoopOutflow(stream, outbox, self._window))
+        socket = DetachedSocket(request, inflow, LoopOutflow(stream, outbox, self._window, ready))
         self._part(request, socket)
         inflow.reopen()
         outbox.upgrade(stream, status, fields, 0, 0)
@@ -199,7 +214,7 @@ class TaskSite(HandlerSite):
 
     async def _stream(self, request: NativeDirectRequest, response: NativeDirectResponse) -> None:
         pump, stream = self._pump, request.stream
-        flow = LoopOutflow(stream, pump.outbox, self._window)
+        flow = LoopOutflow(stream, pump.outbox, self._window, pump.ready.append)
         cast("_Tasked", pump.streams[stream]).outflow = flow
         source = response.source
         response = framed(request, response)
@@ -281,7 +296,8 @@ class _Tasked(Job):
 
     def on_drain(self) -> None:
         self.request._disconnected = True
-        self.cancel()
+        if not self.cancel():
+            cast("TaskSite", self.request._peer.site).give_up(self.request)
 
 
 class _Parted:

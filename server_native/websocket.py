@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ._ffi import FLAG_TEXT, MESSAGE_COST, Reason
 from ._messages import Arrivals, pieces, whole
 from ._outbox import CHUNK
+from ._wakeup import Ready, Wakeup
 from .errors import ConfigurationError, StoppingError, WebSocketClosed
 
 if TYPE_CHECKING:
@@ -190,17 +191,25 @@ class WebSocket(_Common):
     exception. One task may receive and any number may send.
     """
 
-    _reader: asyncio.Future[None] | None = None
     _turn: asyncio.Lock | None = None
-    _writer: asyncio.Future[None] | None = None
+    #: Where :attr:`_turn`'s holder waits for room.
+    _writable: Wakeup | None = None
     #: Tasks that send and may have to wait.
     _senders = 0
     _since_yield = 0
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        # Not asked for each time: `get_running_loop` asks the system for the process's id.
-        self._future = asyncio.get_running_loop().create_future
+    def __init__(
+        self,
+        request: NativeDirectRequest,
+        outbox: Outbox,
+        subprotocol: str | None,
+        receive_window: int,
+        send_window: int,
+        ready: Ready,
+    ) -> None:
+        super().__init__(request, outbox, subprotocol, receive_window, send_window)
+        self._ready = ready
+        self._arrival = Wakeup(ready)
 
     async def receive(self) -> Message:
         """The next message: ``str`` for text, ``bytes`` for binary.
@@ -212,20 +221,19 @@ class WebSocket(_Common):
         while message is None:
             if self.closed:
                 raise self._ended()
-            await self._arrival()
+            if self._arrival.waited:
+                raise self._twice()
+            # Others have their turn meanwhile.
+            self._since_yield = 0
+            await self._arrival.wait()
             message = self._arrivals.take()
         return message
 
-    def _arrival(self) -> asyncio.Future[None]:
-        """Done when there is a message, or the end."""
-        if self._reader is not None and not self._reader.done():
-            raise RuntimeError(
-                "two tasks receive from the same WebSocket: let one of them receive for both"
-            )
-        self._reader = reader = self._future()
-        # Others have their turn meanwhile.
-        self._since_yield = 0
-        return reader
+    @staticmethod
+    def _twice() -> RuntimeError:
+        return RuntimeError(
+            "two tasks receive from the same WebSocket: let one of them receive for both"
+        )
 
     async def send(self, message: Sendable) -> None:
         """Sends ``str`` as text, bytes as binary; waits while the peer takes less than it is sent.
@@ -263,11 +271,9 @@ class WebSocket(_Common):
             async with self._turn:
                 for piece, flags in pieces(data, text, self._whole_window):
                     while not self._fits(piece) and not self.closed:
-                        self._writer = self._future()
-                        try:
-                            await self._writer
-                        finally:
-                            self._writer = None
+                        if self._writable is None:
+                            self._writable = Wakeup(self._ready)
+                        await self._writable.wait()
                     if self.closed:
                         raise self._ended()
                     self._put(piece, flags)
@@ -289,7 +295,7 @@ class WebSocket(_Common):
         when the connection ends first. Not needed to keep a connection alive: limit ``ws_ping_ms`` does.
         """
         payload = self._next_ping(data)
-        waiter: asyncio.Future[None] = self._future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pings[payload] = waiter
         begun = monotonic()
         self._outbox.ping(self._stream, payload)
@@ -328,25 +334,27 @@ class WebSocket(_Common):
         while message is None:
             if self.closed:
                 raise StopAsyncIteration
-            await self._arrival()
+            if self._arrival.waited:
+                raise self._twice()
+            self._since_yield = 0
+            await self._arrival.wait()
             message = self._arrivals.take()
         return message
 
     def _on_data(self, data: bytes, flags: int) -> None:
         self._arrivals.feed(data, flags)
-        reader = self._reader
-        if reader is not None and not reader.done():
-            reader.set_result(None)
+        self._arrival.set()
 
     def _on_writable(self, size: int) -> None:
         self._window += size
-        if self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
+        if self._writable is not None:
+            self._writable.set()
 
     def _notify(self) -> None:
-        for waiter in (self._reader, self._writer):
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+        # Soon: a handler may have ended the connection itself, with another of its tasks waiting here.
+        self._arrival.set_soon()
+        if self._writable is not None:
+            self._writable.set_soon()
 
     def _answered(self, waiter: Any) -> None:
         if not waiter.done():

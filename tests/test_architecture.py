@@ -145,7 +145,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "config headers tls",
         "binds",
         "_checks",
-        "_arrivals _workers errors",
+        "_arrivals _wakeup _workers errors",
     )
 )
 """From the top down: a module imports from layers below its own. What only type checkers read does not count."""

@@ -9,10 +9,17 @@ import pytest
 
 from server_native import ClientDisconnected, NativeDirectRequest
 from server_native._bindings.abi import FLAG_END, Command, Protocol, Reason
-from server_native._streams import LoopInflow, LoopOutflow, ThreadInflow, ThreadOutflow
+from server_native._streams import (
+    Inflow,
+    LoopInflow,
+    LoopOutflow,
+    Outflow,
+    ThreadInflow,
+    ThreadOutflow,
+)
 from server_native.detached import DetachedSocket, ThreadDetachedSocket
 from server_native.errors import StoppingError
-from tests.unit.fakes import FakeRuntime, Said, outbox, peer
+from tests.unit.fakes import FakeRuntime, Said, outbox, peer, soon
 
 LINE = b"GET\0/raw\0http\0a"
 
@@ -28,8 +35,14 @@ class Both:
         flags = Protocol.HTTP11 | FLAG_END
         request = NativeDirectRequest(7, peer(), flags, LINE, b"", first, None)
         loop = kind is DetachedSocket
-        inflow = (LoopInflow if loop else ThreadInflow)(7, self._outbox, first, window, False)
-        outflow = (LoopOutflow if loop else ThreadOutflow)(7, self._outbox, window)
+        inflow: Inflow
+        outflow: Outflow
+        if loop:
+            inflow = LoopInflow(7, self._outbox, first, window, False, soon)
+            outflow = LoopOutflow(7, self._outbox, window, soon)
+        else:
+            inflow = ThreadInflow(7, self._outbox, first, window, False)
+            outflow = ThreadOutflow(7, self._outbox, window)
         if complete:
             inflow.end(b"")
         inflow.reopen()

@@ -8,7 +8,7 @@ from server_native import ConfigurationError, HandshakeError, Headers, NativeDir
 from server_native._bindings.abi import FLAG_END, FLAG_UPGRADE, Protocol
 from server_native._handshake import answer, check, subprotocol
 from server_native._streams import LoopInflow
-from tests.unit.fakes import outbox, peer
+from tests.unit.fakes import outbox, peer, soon
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 FIELDS = {
@@ -32,7 +32,7 @@ def request(
         for value in [values] if isinstance(values, str) else values:
             parts += [name.encode(), value.encode()]
     flags = protocol | FLAG_END | (FLAG_UPGRADE if offers else 0)
-    inflow = LoopInflow(7, outbox()[1], b"", 100, False) if streams else None
+    inflow = LoopInflow(7, outbox()[1], b"", 100, False, soon) if streams else None
     return NativeDirectRequest(7, peer(), flags, line, b"\0".join(parts), payload, inflow)
 
 

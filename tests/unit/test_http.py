@@ -15,7 +15,7 @@ from server_native import ConfigurationError, Headers, NativeDirectRequest, Nati
 from server_native._bindings.abi import FLAG_END, Protocol
 from server_native._streams import Inflow, LoopInflow, ThreadInflow
 from server_native.http import as_response
-from tests.unit.fakes import outbox, peer
+from tests.unit.fakes import outbox, peer, soon
 
 TEXT = b"content-type\0text/plain; charset=utf-8"
 BINARY = b"content-type\0application/octet-stream"
@@ -94,7 +94,7 @@ def test_a_body_that_arrives_in_a_thread_is_iterated() -> None:
 
 
 def test_a_body_that_arrives_in_a_loop_is_awaited() -> None:
-    inflow = LoopInflow(7, outbox()[1], b"a", 100, False)
+    inflow = LoopInflow(7, outbox()[1], b"a", 100, False, soon)
     inflow.feed(b"b", True)
     found = request(inflow=inflow)
     for wrong in (lambda: found.body, lambda: list(found)):

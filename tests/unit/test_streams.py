@@ -21,7 +21,7 @@ from server_native._streams import (
     ThreadOutflow,
     disconnected,
 )
-from tests.unit.fakes import FakeRuntime, outbox
+from tests.unit.fakes import FakeRuntime, outbox, soon
 
 T = TypeVar("T")
 PATIENCE = 10.0
@@ -53,7 +53,8 @@ class Reader:
         self, kind: type[Inflow], first: bytes = b"", window: int = 100, expects: bool = False
     ) -> None:
         self.runtime, self._outbox = outbox()
-        self.flow = kind(5, self._outbox, first, window, expects)
+        arguments = (5, self._outbox, first, window, expects)
+        self.flow = LoopInflow(*arguments, soon) if kind is LoopInflow else kind(*arguments)
 
     def next(self) -> bytes:
         if isinstance(self.flow, LoopInflow):
@@ -183,7 +184,7 @@ async def waiting(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
 )
 def test_a_task_waits_for_what_comes(happens: Callable[[Inflow], None], expected: Any) -> None:
     async def scenario() -> None:
-        flow = LoopInflow(5, outbox()[1], b"", 100, False)
+        flow = LoopInflow(5, outbox()[1], b"", 100, False, soon)
         task = await waiting(flow.next())
         flow.feed(b"", False)
         happens(flow)
@@ -199,7 +200,7 @@ def test_a_task_waits_for_what_comes(happens: Callable[[Inflow], None], expected
 
 def test_two_tasks_cannot_read_one_body_and_a_cancelled_one_leaves_it_to_the_next() -> None:
     async def scenario() -> None:
-        flow = LoopInflow(5, outbox()[1], b"", 100, False)
+        flow = LoopInflow(5, outbox()[1], b"", 100, False, soon)
         first = await waiting(flow.next())
         with pytest.raises(RuntimeError, match="two tasks read the same request body"):
             await flow.next()
@@ -278,7 +279,7 @@ def test_a_task_writes_within_its_window() -> None:
     data = bytes(range(256)) * 4
 
     async def scenario() -> None:
-        flow = LoopOutflow(5, box, 100)
+        flow = LoopOutflow(5, box, 100, soon)
         task = await waiting(flow.write(data))
         total = 100
         while not task.done():
@@ -308,7 +309,7 @@ def test_a_task_cuts_long_pieces_and_lets_others_run() -> None:
             await asyncio.sleep(0)
 
     async def scenario() -> None:
-        flow = LoopOutflow(5, box, 1_000_000)
+        flow = LoopOutflow(5, box, 1_000_000, soon)
         task = asyncio.ensure_future(other())
         await flow.write(bytes(900_000))
         assert turns > 0
@@ -322,7 +323,7 @@ def test_a_task_cuts_long_pieces_and_lets_others_run() -> None:
 
 def test_a_task_that_writes_is_told_of_a_reset() -> None:
     async def scenario() -> None:
-        flow = LoopOutflow(5, outbox()[1], 1)
+        flow = LoopOutflow(5, outbox()[1], 1, soon)
         task = await waiting(flow.write(b"ab"))
         flow.fail(Reason.STOPPING)
         with pytest.raises(ClientDisconnected, match="the server is stopping"):
@@ -336,7 +337,7 @@ def test_a_task_that_writes_is_told_of_a_reset() -> None:
 def test_a_write_that_was_cancelled_can_be_followed_by_another() -> None:
     async def scenario() -> bytes:
         runtime, box = outbox()
-        flow = LoopOutflow(5, box, 1)
+        flow = LoopOutflow(5, box, 1, soon)
         task = await waiting(flow.write(b"ab"))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

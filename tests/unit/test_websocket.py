@@ -22,7 +22,7 @@ from server_native._bindings.abi import (
 )
 from server_native.errors import StoppingError
 from server_native.websocket import ThreadWebSocket, WebSocket
-from tests.unit.fakes import FakeRuntime, Said, outbox, peer
+from tests.unit.fakes import FakeRuntime, Said, outbox, peer, soon
 
 T = TypeVar("T")
 PATIENCE = 10.0
@@ -42,7 +42,8 @@ class Both:
         request = NativeDirectRequest(7, peer(), Protocol.HTTP11 | FLAG_END, LINE, b"", b"", None)
 
         def make() -> Any:
-            return kind(request, self._outbox, "chat", WINDOW, WINDOW)
+            arguments = (request, self._outbox, "chat", WINDOW, WINDOW)
+            return kind(*arguments, soon) if kind is WebSocket else kind(*arguments)
 
         async def make_in_loop() -> Any:
             return make()

@@ -21,6 +21,7 @@ __all__ = [
     "NativeIOError",
     "NativePanicError",
     "NotFoundError",
+    "PrebuiltError",
     "ResponseSentError",
     "RuntimeBusyError",
     "ServerNativeError",
@@ -40,6 +41,41 @@ class ConfigurationError(ServerNativeError, ValueError):
 
 class LibraryNotFoundError(ServerNativeError, ImportError):
     """No native library could be used; the text names every place searched."""
+
+
+#: What went wrong on the way to a library, and the exit code of the setup tool.
+_EXITS = {
+    "E-ENV": 2,
+    "E-PLATFORM": 3,
+    "E-OFFLINE": 4,
+    "E-NET": 5,
+    "E-RATE": 5,
+    "E-404": 6,
+    "E-HASH": 7,
+    "E-SIG": 7,
+    "E-ARCHIVE": 8,
+    "E-PERM": 9,
+    "E-SPACE": 9,
+    "E-BUSY": 9,
+    "E-LOAD": 10,
+    "E-ABI": 11,
+    "E-BUILD": 12,
+    "E-NOLIB": 13,
+}
+
+
+class PrebuiltError(LibraryNotFoundError):
+    """A library cannot be found, fetched, verified or built: the text says what was tried and what to do."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{text} [{code}]")
+        #: Which of the errors of docs/deployment.md it is, as ``E-HASH``.
+        self.code = code
+
+    @property
+    def exit_status(self) -> int:
+        """What ``python -m server_native.setup`` exits with."""
+        return _EXITS[self.code]
 
 
 class LibraryMismatchError(ServerNativeError, ImportError):

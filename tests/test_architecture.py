@@ -140,12 +140,13 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "_outbox",
         "_ffi _addresses _options",
         "_library _bindings",
+        "_places _manifest",
         "sessions compress",
         "cookies response_headers",
         "config headers tls",
         "binds",
         "_checks",
-        "_arrivals _wakeup _workers errors",
+        "_arrivals _wakeup _workers _platform errors",
     )
 )
 """From the top down: a module imports from layers below its own. What only type checkers read does not count."""

@@ -1023,7 +1023,7 @@ def test_a_handler_that_ends_frees_the_tasks_it_leaves(serve: Serve) -> None:
 
         calls = (websocket.receive, websocket.ping, lambda: websocket.send(bytes(64 * MIB)))
         tasks.update(asyncio.create_task(waits(call)) for call in calls)
-        while websocket._writer is None:
+        while websocket._writable is None or not websocket._writable.waited:
             await asyncio.sleep(0)
 
     tasks: set[asyncio.Task[None]] = set()

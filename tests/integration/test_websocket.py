@@ -981,6 +981,10 @@ def test_a_thread_may_wait_for_a_while(serve: Serve) -> None:
         assert client.message() == "in time"
 
 
+def waits_for_room(websocket: Any) -> bool:
+    return websocket._writable is not None and websocket._writable.waited
+
+
 def test_a_send_cancelled_in_the_middle_breaks_the_connection_off(serve: Serve) -> None:
     """The next message would be taken for the rest of this one."""
     told: list[int] = []
@@ -990,7 +994,7 @@ def test_a_send_cancelled_in_the_middle_breaks_the_connection_off(serve: Serve) 
         websocket = request.accept_websocket()
         task = asyncio.create_task(websocket.send(bytes(64 * MIB)))
         # It has begun, and waits for the client.
-        while not task.done() and websocket._writer is None:
+        while not task.done() and not waits_for_room(websocket):
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
@@ -1023,7 +1027,7 @@ def test_a_handler_that_ends_frees_the_tasks_it_leaves(serve: Serve) -> None:
 
         calls = (websocket.receive, websocket.ping, lambda: websocket.send(bytes(64 * MIB)))
         tasks.update(asyncio.create_task(waits(call)) for call in calls)
-        while websocket._writable is None or not websocket._writable.waited:
+        while not waits_for_room(websocket):
             await asyncio.sleep(0)
 
     tasks: set[asyncio.Task[None]] = set()

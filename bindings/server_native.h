@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // Identity of the ABI this header was written from: what sn_abi_hash() has to answer.
-#define SN_ABI_HASH UINT64_C(0xb66ab8a675a56369)
+#define SN_ABI_HASH UINT64_C(0x3a6a42c1978d0cd3)
 
 // `mode` of a Unix socket that the umask decides.
 #define SN_MODE_UMASK 4294967295
@@ -450,7 +450,8 @@ typedef struct sn_listen_options {
   struct sn_limits limits;
 } sn_listen_options;
 
-// Body bytes the host keeps for us instead of copying them. Of HEAD and DATA with LENT, the arena holds this in their place.
+// Body bytes the host keeps for us instead of copying them. Of HEAD with LENT, the arena holds one in their place; of DATA
+// one or more, each as a DATA of its own. All of them come back together, by the token of the first.
 //
 // The memory must neither change nor go before RETURNED names the token, or `sn_free` has returned.
 typedef struct sn_loan {
@@ -458,7 +459,7 @@ typedef struct sn_loan {
   uint64_t address;
   // How many there are; never 0.
   uint64_t length;
-  // What the host knows the loan by.
+  // What the host knows the loan by, not 0; 0 of the second and later ones.
   uint64_t token;
 } sn_loan;
 

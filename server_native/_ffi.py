@@ -70,6 +70,8 @@ pack_record = _record.pack
 unpack_records = _record.iter_unpack
 _header = struct.Struct(abi.BATCH_HEADER_FORMAT)
 _pack_loan = struct.Struct(abi.LOAN_FORMAT).pack
+#: Tokens of the second loan and later ones of a group.
+_NO_TOKENS = itertools.repeat(0)
 #: In CPython the bytes of an object begin here behind its ``id``: 0.1 us where asking ``ctypes`` each time takes 1.
 _BYTES_FROM = bytes.__basicsize__ - 1
 
@@ -231,6 +233,21 @@ class Runtime:
         pointer = ctypes.c_char_p(data)
         self._lent[token] = pointer
         return _pack_loan(_address(pointer), len(data), token)
+
+    def lend_all(self, pieces: list[bytes]) -> bytes:
+        """Keeps several pieces, none of them empty, as :meth:`lend` does, under one token."""
+        token = next(self._tokens)
+        if _DIRECT:
+            self._lent[token] = pieces
+            addresses = [id(piece) + _BYTES_FROM for piece in pieces]
+        else:
+            pointers = [ctypes.c_char_p(piece) for piece in pieces]
+            self._lent[token] = pointers
+            addresses = list(map(_address, pointers))
+        loans = zip(
+            addresses, map(len, pieces), itertools.chain((token,), _NO_TOKENS), strict=False
+        )
+        return struct.pack(f"={3 * len(pieces)}Q", *itertools.chain.from_iterable(loans))
 
     def returned(self, tokens: bytes) -> None:
         """Nobody reads these any more."""

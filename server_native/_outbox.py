@@ -28,7 +28,7 @@ _UPGRADE, _PING = int(Command.UPGRADE), int(Command.PING)
 class Outbox:
     """Collects commands of one thread; :meth:`flush` submits them. Not thread-safe: each thread has its own."""
 
-    __slots__ = ("_arena", "_on_first", "_on_many", "_records", "_runtime", "_size")
+    __slots__ = ("_arena", "_gathering", "_on_first", "_on_many", "_records", "_runtime", "_size")
 
     def __init__(
         self,
@@ -40,6 +40,8 @@ class Outbox:
         self._records: list[bytes] = []
         self._arena: list[bytes] = []
         self._size = 0
+        # Called before what has come together is submitted: each says what it has gathered.
+        self._gathering: list[Callable[[], None]] = []
         # Called when the first command after a flush comes in, to schedule the next flush.
         self._on_first = on_first
         # Called now and then while they come, to have some of them sent before the next flush.
@@ -52,8 +54,8 @@ class Outbox:
             body = self._runtime.lend(body)
             size, flags = len(body), end | FLAG_LENT
         records = self._records
-        if not records and self._on_first is not None:
-            self._on_first()
+        if not records:
+            self._begin()
         records.append(pack_record(stream, 0, self._size, length, _HEAD, flags, status, size))
         self._arena.append(fields)
         self._arena.append(body)
@@ -74,13 +76,29 @@ class Outbox:
             size = len(piece)
             flags |= FLAG_LENT
         records = self._records
-        if not records and self._on_first is not None:
-            self._on_first()
+        if not records:
+            self._begin()
         records.append(pack_record(stream, 0, self._size, size, _DATA, flags, 0, 0))
         self._arena.append(piece)
         self._size += size
         if not len(records) % _MANY and self._on_many is not None:
             self._on_many()
+
+    def gather(self, say: Callable[[], None]) -> None:
+        """Has ``say`` called when commands are submitted next: it knows more of them, better made together."""
+        self._begin()
+        self._gathering.append(say)
+
+    def pieces(self, stream: int, pieces: list[bytes], size: int) -> None:
+        """Body bytes in several pieces, ``size`` in all. Whose list it is from now on nobody else's."""
+        if len(pieces) == 1:
+            self.message(stream, pieces[0], 0)
+        elif size < len(pieces) * _LENT_FROM:
+            self.message(stream, b"".join(pieces), 0)
+        else:
+            self._add(stream, _DATA, FLAG_LENT, 0, self._runtime.lend_all(pieces))
+            if not len(self._records) % _MANY and self._on_many is not None:
+                self._on_many()
 
     def end(self, stream: int, trailers: bytes = b"", code: int = 0) -> None:
         """The response is complete; of a message stream: the close code and its reason."""
@@ -111,6 +129,11 @@ class Outbox:
 
         Then it is kept for the next call: whoever drives makes room.
         """
+        if self._gathering:
+            # Emptied afterwards: their commands are not the first, and ask for no other flush.
+            for say in self._gathering:
+                say()
+            self._gathering.clear()
         records = self._records
         if records:
             # Emptied first: a submit that fails must not be tried again with every later one.
@@ -123,11 +146,14 @@ class Outbox:
                 return False
         return True
 
+    def _begin(self) -> None:
+        if not self._records and not self._gathering and self._on_first is not None:
+            self._on_first()
+
     def _add(
         self, stream: int, kind: int, flags: int, code: int, payload: bytes, aux: int = 0
     ) -> None:
-        if not self._records and self._on_first is not None:
-            self._on_first()
+        self._begin()
         self._records.append(
             pack_record(stream, 0, self._size, len(payload), kind, flags, code, aux)
         )

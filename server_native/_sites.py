@@ -400,35 +400,52 @@ class _Pulled(_Sink):
     def pull(self) -> None:
         """Sends pieces until the window is shut, the source ends or its slice of time is over."""
         self._queued = False
-        flow, until = self.outflow, self._pump.slice_ends()
+        flow = self.outflow
         stream = flow.stream
         if flow.failure is not None:
             return
+        pieces: list[bytes] = []
+        room = flow.window
         try:
-            while flow.window > 0:
-                if not self._left:
-                    chunk = next(self._chunks, _OVER)
-                    if chunk is _OVER:
-                        self._pump.streams.pop(stream, None)
-                        flow.outbox.end(stream, encode_trailers(self._trailers))
-                        return
-                    if type(chunk) is bytes and len(chunk) <= min(flow.window, CHUNK):
-                        flow.put(chunk)
-                        if monotonic() >= until:
-                            self._queue()
-                            return
-                        continue
-                    self._left = memoryview(chunk)
-                piece = self._left[: min(len(self._left), flow.window, CHUNK)]
-                self._left = self._left[len(piece) :]
-                flow.put(bytes(piece))
-                if monotonic() >= until:
-                    self._queue()
-                    return
+            over = self._gather(pieces, room)
+            size = sum(map(len, pieces))
+            if size:
+                flow.window -= size
+                flow.outbox.pieces(stream, pieces, size)
+            if over:
+                self._pump.streams.pop(stream, None)
+                flow.outbox.end(stream, encode_trailers(self._trailers))
+            elif flow.window > 0:
+                self._queue()
         except Exception:
             log.exception("the body of %r failed; the stream is reset", self.request)
             self._pump.streams.pop(stream, None)
             flow.outbox.reset(stream, CANCELLED)
+
+    def _gather(self, pieces: list[bytes], room: int) -> bool:
+        """Takes up to ``room`` bytes from the source; whether it has ended. Not more than a slice of time."""
+        until = self._pump.slice_ends()
+        while room > 0:
+            if not self._left:
+                chunk = next(self._chunks, _OVER)
+                if chunk is _OVER:
+                    return True
+                if type(chunk) is bytes and len(chunk) <= min(room, CHUNK):
+                    if chunk:
+                        pieces.append(chunk)
+                        room -= len(chunk)
+                    if monotonic() >= until:
+                        return False
+                    continue
+                self._left = memoryview(chunk)
+            piece = bytes(self._left[: min(len(self._left), room, CHUNK)])
+            self._left = self._left[len(piece) :]
+            if piece:
+                pieces.append(piece)
+                room -= len(piece)
+            if monotonic() >= until:
+                return False
+        return False
 
     def on_writable(self, size: int) -> None:
         super().on_writable(size)

@@ -276,25 +276,46 @@ class LoopOutflow(Outflow):
     def __init__(self, stream: int, outbox: Outbox, window: int, ready: Ready) -> None:
         super().__init__(stream, outbox, window)
         self._ready = ready
+        # What was offered goes as one command: a command for each would cost more than the piece itself.
+        self._offered: list[bytes] = []
+        # Bytes that may be offered beside these before the window or the turn is to be looked at.
+        self._room = 0
 
     def offer(self, data: bytes) -> bool:
         """Sends ``data`` if nothing has to be waited for; false when it is :meth:`write`'s, which costs a coroutine."""
-        size = len(data)
-        since = self._since_yield + size
-        if (
-            type(data) is not bytes
-            or not 0 < size <= self.window
-            or since >= _TURN
-            or self.failure is not None
-        ):
+        room = self._room - len(data)
+        if room < 0 or type(data) is not bytes or not data:
             return False
-        self._since_yield = since
-        self.window -= size
-        self.outbox.message(self.stream, data, 0)
+        self._room = room
+        offered = self._offered
+        if not offered:
+            self.outbox.gather(self.say)
+        offered.append(data)
         return True
+
+    def say(self) -> None:
+        """Sends what was offered; before any other command for the stream."""
+        pieces = self._offered
+        if pieces:
+            self._offered = []
+            size = sum(map(len, pieces))
+            self.window -= size
+            self._since_yield += size
+            self.outbox.pieces(self.stream, pieces, size)
+
+    def _make_room(self) -> None:
+        room = min(self.window, _TURN - self._since_yield)
+        self._room = 0 if self.failure is not None else max(room, 0)
 
     async def write(self, data: bytes) -> None:
         """Sends ``data``, waiting for the client as needed. Raises :class:`ClientDisconnected`."""
+        self.say()
+        try:
+            await self._write(data)
+        finally:
+            self._make_room()
+
+    async def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             if self.failure is not None:
@@ -320,6 +341,7 @@ class LoopOutflow(Outflow):
 
     def fail(self, reason: int) -> None:
         self.failure = disconnected(reason)
+        self._room = 0
         if self._wakeup is not None:
             self._wakeup.set_soon()
 

@@ -234,6 +234,7 @@ class TaskSite(HandlerSite):
                         await flow.write(chunk)
             trailers = encode_trailers(response.trailers)
             if pump.streams.pop(stream, None) is not None:
+                flow.say()
                 pump.outbox.end(stream, trailers)
         except ClientDisconnected:
             pump.streams.pop(stream, None)

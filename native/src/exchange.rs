@@ -257,8 +257,8 @@ impl Exchange {
     /// Copies commands into the inbox; they take effect when whoever drives calls [`Exchange::apply`].
     ///
     /// Nothing is taken when any record is wrong. A command for a stream that is over is no error. `borrow` makes the bytes of
-    /// a loan, which call [`Exchange::give_back`] when they are dropped; it is called only when all is taken.
-    pub fn submit(&self, records: &[Record], arena: &[u8], borrow: impl Fn(Loan) -> Bytes) -> Result<()> {
+    /// a loan, which call [`Exchange::give_back`] when the last of its group is dropped; it is called only when all is taken.
+    pub fn submit(&self, records: &[Record], arena: &[u8], mut borrow: impl FnMut(Loan) -> Bytes) -> Result<()> {
         for (index, record) in records.iter().enumerate() {
             check(record, arena).map_err(|text| Error::invalid(format!("command {index}: {text}")))?;
         }
@@ -279,19 +279,24 @@ impl Exchange {
         for record in records {
             let Some(command) = Command::from_number(record.kind) else { continue };
             let (offset, length) = (record.offset as usize, record.length as usize);
-            let lent = record.flags & FLAG_LENT != 0;
-            let body = |from: usize, length: usize| match Loan::read(&arena[from..from + length]) {
-                Some(loan) if lent => borrow(loan),
-                _ => piece(from, length),
-            };
-            let (head, body) = match command {
-                Command::Head => (piece(offset, length), body(offset + length, record.aux as usize)),
-                Command::Data => (Bytes::new(), body(offset, length)),
-                _ => (piece(offset, length), Bytes::new()),
-            };
             let end = record.flags & FLAG_END != 0 || matches!(command, Command::End | Command::Reset);
             let (flags, code) = (record.flags & (FLAG_TEXT | FLAG_MORE | FLAG_LENT), record.code);
-            inbox.orders.push((record.stream, record.aux, Order { command, end, flags, code, head, body }));
+            let (head, body) = match command {
+                Command::Head => (piece(offset, length), (offset + length, record.aux as usize)),
+                Command::Data => (Bytes::new(), (offset, length)),
+                _ => (piece(offset, length), (offset, 0)),
+            };
+            let mut push = |end, head, body| {
+                inbox.orders.push((record.stream, record.aux, Order { command, end, flags, code, head, body }));
+            };
+            if flags & FLAG_LENT == 0 {
+                push(end, head, piece(body.0, body.1));
+                continue;
+            }
+            let mut loans = Loan::read(&arena[body.0..body.0 + body.1]);
+            while let Some(loan) = loans.next() {
+                push(end && loans.len() == 0, head.clone(), borrow(loan));
+            }
         }
         let applier = inbox.applier.take();
         drop(inbox);
@@ -301,11 +306,11 @@ impl Exchange {
         Ok(())
     }
 
-    /// Nobody reads this loan any more.
-    pub fn give_back(&self, loan: Loan) {
+    /// Nobody reads what was lent under this token any more, `length` bytes of it.
+    pub fn give_back(&self, token: u64, length: u64) {
         let mut returns = self.returns();
-        returns.tokens.extend_from_slice(&loan.token.to_ne_bytes());
-        returns.bytes = returns.bytes.saturating_add(usize::try_from(loan.length).unwrap_or(usize::MAX));
+        returns.tokens.extend_from_slice(&token.to_ne_bytes());
+        returns.bytes = returns.bytes.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
         let consumer = if returns.are_due() { returns.consumer.take() } else { None };
         drop(returns);
         if let Some(waker) = consumer {
@@ -442,12 +447,18 @@ fn check(record: &Record, arena: &[u8]) -> std::result::Result<(), String> {
     }
     if record.flags & FLAG_LENT != 0 {
         let from = record.offset as usize + if command == Command::Head { record.length as usize } else { 0 };
-        let loan = Loan::read(&arena[from..end as usize]);
+        let size = end as usize - from;
+        let most = if command == Command::Head { 24 } else { usize::MAX };
         if !matches!(command, Command::Head | Command::Data) {
             return Err(format!("only HEAD and DATA lend, found the flag LENT on {command:?}"));
         }
-        if !loan.is_some_and(|loan| loan.address != 0 && (1..=isize::MAX as u64).contains(&loan.length)) {
-            return Err(format!("a loan must be 24 bytes with an address and a length, found {loan:?}"));
+        if size == 0 || size % 24 != 0 || size > most {
+            return Err(format!("HEAD has one loan of 24 bytes, DATA one or more, found {size} bytes"));
+        }
+        for (index, loan) in Loan::read(&arena[from..end as usize]).enumerate() {
+            if loan.address == 0 || !(1..=isize::MAX as u64).contains(&loan.length) || (loan.token == 0) != (index > 0) {
+                return Err(format!("loan {index} must have an address, a length, and a token if it is the first, found {loan:?}"));
+            }
         }
     }
     match command {

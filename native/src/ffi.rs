@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -254,7 +255,15 @@ pub unsafe extern "C" fn sn_submit(
             .map(|record| unsafe { record.as_ptr().cast::<Record>().read_unaligned() })
             .collect();
         let exchange = runtime.core.exchange();
-        let borrow = |loan| bytes::Bytes::from_owner(Borrowed { loan, exchange: Arc::downgrade(exchange) });
+        let mut group = None;
+        let borrow = |loan: Loan| {
+            // `submit` has checked that the first has a token.
+            if loan.token != 0 {
+                let (token, length) = (loan.token, AtomicU64::new(0));
+                group = Some(Arc::new(Group { token, length, exchange: Arc::downgrade(exchange) }));
+            }
+            bytes::Bytes::from_owner(Borrowed::of(loan, group.as_ref()))
+        };
         exchange.submit(&records, arena, borrow)?;
         Ok(Status::Ok)
     })
@@ -346,9 +355,26 @@ pub unsafe extern "C" fn sn_debug_stats(runtime: *const Runtime, out_stats: *mut
     })
 }
 
-/// Memory of the host's, read where it lies; the last hand on it gives it back.
+/// Memory of the host's, read where it lies.
 struct Borrowed {
     loan: Loan,
+    /// Held, not looked at.
+    _group: Option<Arc<Group>>,
+}
+
+impl Borrowed {
+    fn of(loan: Loan, group: Option<&Arc<Group>>) -> Borrowed {
+        if let Some(group) = group {
+            group.length.fetch_add(loan.length, Ordering::Relaxed);
+        }
+        Borrowed { loan, _group: group.cloned() }
+    }
+}
+
+/// What is lent under one token; the last hand on any of it gives all back.
+struct Group {
+    token: u64,
+    length: AtomicU64,
     /// Weak: orders that nobody took are dropped with the exchange, and hold such as this.
     exchange: Weak<Exchange>,
 }
@@ -361,10 +387,10 @@ impl AsRef<[u8]> for Borrowed {
     }
 }
 
-impl Drop for Borrowed {
+impl Drop for Group {
     fn drop(&mut self) {
         if let Some(exchange) = self.exchange.upgrade() {
-            exchange.give_back(self.loan);
+            exchange.give_back(self.token, *self.length.get_mut());
         }
     }
 }

@@ -44,7 +44,8 @@ pub const FLAG_LENT: u8 = 0x10;
 /// What each DATA of a message stream costs of credit and window besides its payload: empty messages are not free.
 pub const MESSAGE_COST: u32 = 64;
 
-/// Body bytes the host keeps for us instead of copying them. Of HEAD and DATA with LENT, the arena holds this in their place.
+/// Body bytes the host keeps for us instead of copying them. Of HEAD with LENT, the arena holds one in their place; of DATA
+/// one or more, each as a DATA of its own. All of them come back together, by the token of the first.
 ///
 /// The memory must neither change nor go before RETURNED names the token, or `sn_free` has returned.
 #[repr(C)]
@@ -54,18 +55,20 @@ pub struct Loan {
     pub address: u64,
     /// How many there are; never 0.
     pub length: u64,
-    /// What the host knows the loan by.
+    /// What the host knows the loan by, not 0; 0 of the second and later ones.
     pub token: u64,
 }
 
 const _: () = assert!(size_of::<Loan>() == 24);
 
 impl Loan {
-    /// Reads a loan, in the byte order of the machine; `None` when this is not as long as one.
-    pub fn read(bytes: &[u8]) -> Option<Loan> {
-        let ([address, length, token], []) = bytes.as_chunks::<8>() else { return None };
+    /// Reads the loans of a record, in the byte order of the machine; what is too short for one is left out.
+    pub fn read(bytes: &[u8]) -> impl ExactSizeIterator<Item = Loan> {
         let number = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
-        Some(Loan { address: number(address), length: number(length), token: number(token) })
+        bytes.as_chunks::<24>().0.iter().map(move |loan| {
+            let numbers = loan.as_chunks::<8>().0;
+            Loan { address: number(&numbers[0]), length: number(&numbers[1]), token: number(&numbers[2]) }
+        })
     }
 }
 

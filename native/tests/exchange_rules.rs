@@ -225,6 +225,19 @@ fn a_loan_comes_back_when_the_last_hand_lets_go() {
 }
 
 #[test]
+fn pieces_lent_together_are_an_order_each_and_the_last_ends() {
+    for end in [false, true] {
+        let (_, host, mut peer) = pair();
+        host.say(&Commands::default().lend_two(peer.id(), 7, [b"one", b"two"], end).data(peer.id(), b"after", false));
+        let orders = peer.orders();
+        let told: Vec<_> = orders.iter().map(|order| (&order.body[..], order.end)).collect();
+        let mut expected = vec![(&b"one"[..], false), (b"two", end), (b"after", false)];
+        expected.truncate(if end { 2 } else { 3 });
+        assert_eq!(told, expected);
+    }
+}
+
+#[test]
 fn a_loan_comes_back_however_its_stream_ends() {
     type End = fn(&Arc<Exchange>, &Host, &mut Peer);
     let ends: [End; 5] = [
@@ -287,7 +300,16 @@ fn what_is_refused_is_not_borrowed() {
     );
     assert_eq!(
         refused(|record| record.length = 8),
-        "command 1: a loan must be 24 bytes with an address and a length, found None"
+        "command 1: HEAD has one loan of 24 bytes, DATA one or more, found 8 bytes"
+    );
+    let mut unnamed = good.arena.clone();
+    unnamed[16..24].fill(0);
+    assert!(
+        exchange
+            .submit(&good.records, &unnamed, nothing_lent)
+            .unwrap_err()
+            .text
+            .starts_with("command 0: loan 0 must have an address, a length, and a token if it is the first, found Loan")
     );
     assert_eq!(host.drain(), []);
 }

@@ -61,6 +61,32 @@ def test_a_client_that_goes_gives_back(serve: Serve) -> None:
     eventually(lambda: lent(running) == 0, "every loan is back")
 
 
+@pytest.mark.parametrize("size", [1, 100, 10 * 1024])
+@pytest.mark.parametrize("plain", [True, False])
+def test_pieces_of_any_size_arrive_in_order(serve: Serve, size: int, plain: bool) -> None:
+    """Those that follow each other go together, joined or lent under one token."""
+    pieces = [BODY[start : start + size] for start in range(0, 300 * size, size)]
+
+    async def made() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    def answer(request: NativeDirectRequest) -> NativeDirectResponse:
+        return NativeDirectResponse.stream(iter(pieces) if plain else made())
+
+    async def answer_soon(request: NativeDirectRequest) -> NativeDirectResponse:
+        return answer(request)
+
+    running = serve(answer if plain else answer_soon)
+    with Wire(running.address) as wire:
+        for _ in range(2):
+            assert wire.get().body == b"".join(pieces)
+    with H2(running.address) as client:
+        streams = [client.open() for _ in range(2)]
+        assert all(client.answer(stream).body == b"".join(pieces) for stream in streams)
+    eventually(lambda: lent(running) == 0, "every loan is back")
+
+
 def test_pieces_of_a_stream_are_lent_within_its_window(serve: Serve) -> None:
     most = 0
 

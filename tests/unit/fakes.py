@@ -83,6 +83,12 @@ class FakeRuntime:
         self.lent[token] = data
         return token.to_bytes(24, "little")
 
+    def lend_all(self, pieces: list[bytes]) -> bytes:
+        assert all(pieces), "an empty piece is no loan"
+        token = len(self.lent) + 1
+        self.lent[token] = b"".join(pieces)
+        return token.to_bytes(24 * len(pieces), "little")
+
     def returned(self, tokens: bytes) -> None:
         for start in range(0, len(tokens), 8):
             del self.lent[int.from_bytes(tokens[start : start + 8], "little")]

@@ -145,3 +145,43 @@ def test_a_thread_that_waits_for_room_hears_of_the_end() -> None:
     box.data(1, b"all")
     with pytest.raises(StoppingError):
         box.flush()
+
+
+# --- pieces that go together ------------------------------------------------------------------------
+
+
+def test_small_pieces_are_joined_and_large_ones_lent_together() -> None:
+    runtime, box = outbox()
+    small, large = [b"a" * 100, b"b" * 200], [b"c" * 9000, b"d" * 9000, b"e"]
+    box.pieces(1, small, 300)
+    box.pieces(2, [b"alone"], 5)
+    box.flush()
+    assert runtime.lent == {}
+    box.pieces(3, [*large[:2]], 18_000)
+    box.pieces(4, large, 18_001)
+    box.flush()
+    # Small on the average: a copy costs less than the loans.
+    assert runtime.lent == {1: b"c" * 9000 + b"d" * 9000, 2: b"".join(large)}
+    assert runtime.said == [
+        Said(Command.DATA, 1, b"a" * 100 + b"b" * 200),
+        Said(Command.DATA, 2, b"alone"),
+        Said(Command.DATA, 3, b"c" * 9000 + b"d" * 9000),
+        Said(Command.DATA, 4, b"".join(large)),
+    ]
+
+
+def test_what_is_gathered_is_said_before_a_flush_and_asks_for_one() -> None:
+    asked: list[str] = []
+    runtime = FakeRuntime()
+    box = Outbox(cast("Runtime", runtime), lambda: asked.append("first"))
+    box.gather(lambda: box.data(1, b"gathered"))
+    box.gather(lambda: box.data(2, b"too"))
+    box.data(3, b"between")
+    assert asked == ["first"]
+    box.flush()
+    assert asked == ["first"]
+    assert [said.stream for said in runtime.said] == [3, 1, 2]
+    box.flush()
+    assert len(runtime.said) == 3, "once"
+    box.data(4, b"again")
+    assert asked == ["first", "first"]

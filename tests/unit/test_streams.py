@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 
@@ -389,3 +389,50 @@ def test_threads_here_have_ended() -> None:
     assert not [
         thread for thread in threading.enumerate() if thread.name.startswith("server-native")
     ]
+
+
+def test_what_is_offered_goes_together_and_before_what_follows() -> None:
+    runtime, box = outbox()
+
+    async def scenario() -> None:
+        flow = LoopOutflow(5, box, 1000, soon)
+        assert not flow.offer(b"first"), "it is not known yet how much there is room for"
+        await flow.write(b"first")
+        for piece in (b"a", b"b", b"c"):
+            assert flow.offer(piece)
+        assert not flow.offer(b""), "nothing to send"
+        assert not flow.offer(cast("bytes", bytearray(b"mine"))), "its owner may change it"
+        await flow.write(b"d")
+        assert flow.offer(b"e")
+        box.flush()
+        assert flow.window == 1000 - len(b"firstabcde")
+        flow.say()
+
+    run(scenario)
+    box.flush()
+    assert [said.payload for said in runtime.said] == [b"first", b"abc", b"d", b"e"]
+
+
+@pytest.mark.parametrize("most", [100, 1_000_000])
+def test_no_more_is_offered_than_the_window_and_a_turn_take(most: int) -> None:
+    _, box = outbox()
+
+    async def scenario() -> int:
+        flow = LoopOutflow(5, box, most, soon)
+        await flow.write(b"x" * 10)
+        taken = 10
+        while flow.offer(b"x" * 10):
+            taken += 10
+        flow.say()
+        assert flow.window == most - taken
+        flow.fail(Reason.GONE)
+        assert not flow.offer(b"x")
+        return taken
+
+    taken: list[int] = []
+
+    async def main() -> None:
+        taken.append(await scenario())
+
+    run(main)
+    assert taken[0] == min(most, 128 * 1024 // 10 * 10)

@@ -203,7 +203,7 @@ impl AsRef<[u8]> for Borrowed {
 impl Drop for Borrowed {
     fn drop(&mut self) {
         if let Some(exchange) = self.exchange.upgrade() {
-            exchange.give_back(self.loan);
+            exchange.give_back(self.loan.token, self.loan.length);
         }
     }
 }
@@ -233,6 +233,16 @@ impl Commands {
         let loan = [token.into(), body.len() as u64, token.into()].map(u64::to_ne_bytes).concat();
         let flags = flags | FLAG_LENT;
         self.add(stream, Command::Data, end, token, 0, &loan).flagged(flags)
+    }
+
+    /// DATA of several pieces that are lent together.
+    pub fn lend_two(mut self, stream: u64, token: u16, bodies: [&[u8]; 2], end: bool) -> Commands {
+        let mut loans = Vec::new();
+        for (body, token) in bodies.into_iter().zip([u64::from(token), 0]) {
+            self.lent.insert(token, body.to_vec());
+            loans.extend([1, body.len() as u64, token].map(u64::to_ne_bytes).concat());
+        }
+        self.add(stream, Command::Data, end, 0, 0, &loans).flagged(FLAG_LENT)
     }
 
     /// DATA with TEXT and MORE.

@@ -39,7 +39,7 @@ from .config import ServerConfig, TLSConfig
 from .errors import (
     ForkedError,
     LibraryMismatchError,
-    LibraryNotFoundError,
+    PrebuiltError,
     StoppingError,
     from_status,
 )
@@ -101,8 +101,11 @@ def _open(path: str) -> tuple[Any, Any]:
     try:
         blocking, short = ctypes.CDLL(path), ctypes.PyDLL(path)
     except OSError as error:
-        raise LibraryNotFoundError(
-            f"the native library {path} cannot be loaded: {error}"
+        from ._dlopen import hint
+
+        why = "; ".join(filter(None, (f"{error}", hint(f"{error}"))))
+        raise PrebuiltError(
+            "E-LOAD", f"the native library {path} cannot be loaded: {why}"
         ) from error
     try:
         _, found = abi.identify(blocking)

@@ -1,0 +1,88 @@
+"""The crate's sources beside the package, in a checkout or an unpacked sdist, and whether they have changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._places import package
+from ._platform import file_name
+
+__all__ = ["Sources", "sources"]
+
+#: What a build of the library reads. Tests of the crate and its generated header are not among it.
+_FILES = ("Cargo.toml", "Cargo.lock", "build.rs", "rust-toolchain", "rust-toolchain.toml")
+_FOLDERS = (".cargo", "src")
+_NAME = 'name = "server_native"'
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The folder of the crate."""
+
+    crate: Path
+    #: A working copy, which uses what is built in it; otherwise an unpacked sdist, which is left as it is.
+    checkout: bool
+
+    @property
+    def target(self) -> Path:
+        """Where the Makefile builds, too."""
+        return self.crate / "target"
+
+    def library(self, target: Path) -> Path:
+        """What a build into ``target`` ends as."""
+        return target / "release" / file_name()
+
+    def glance(self) -> str:
+        """How the files look from outside, below a millisecond: the same as long as nobody touches any."""
+        digest = hashlib.sha256()
+        for name, found in self._files():
+            seen = (name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+            digest.update(repr(seen).encode())
+        return digest.hexdigest()
+
+    def tree(self) -> str:
+        """Hash of names and contents. Raises :class:`OSError`."""
+        digest = hashlib.sha256()
+        for name, _ in self._files():
+            text = (self.crate / name).read_bytes()
+            digest.update(f"{len(name)} {name} {len(text)} ".encode(errors="surrogateescape"))
+            digest.update(text)
+        return digest.hexdigest()
+
+    def _files(self) -> list[tuple[str, os.stat_result]]:
+        found = []
+        for name in _FILES:
+            try:
+                found.append((name, os.stat(self.crate / name)))  # noqa: PTH116 (this is the quick check)
+            except FileNotFoundError:
+                continue
+        folders = list(_FOLDERS)
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(self.crate / folder) as entries:
+                    for entry in entries:
+                        name = f"{folder}/{entry.name}"
+                        if entry.is_dir():
+                            folders.append(name)
+                        else:
+                            found.append((name, entry.stat()))
+            except FileNotFoundError:
+                continue
+        return sorted(found, key=lambda each: each[0])
+
+
+def sources() -> Sources | None:
+    """What lies beside the package; ``None`` for an installed one, also when a crate of somebody else is there."""
+    root = package().parent
+    crate = root / "native"
+    try:
+        if _NAME not in (crate / "Cargo.toml").read_text(encoding="utf-8"):
+            return None
+    except (OSError, ValueError):
+        return None
+    # Every sdist has it at its top, and no working copy.
+    return Sources(crate, not (root / "PKG-INFO").exists())

@@ -15,7 +15,7 @@ from ._trust import Trust
 from ._verdicts import Finding, Verdict
 from .errors import ConfigurationError, PrebuiltError
 
-__all__ = ["judge", "newer", "verify"]
+__all__ = ["bindings_abi", "judge", "newer", "verify"]
 
 
 def judge(
@@ -89,11 +89,16 @@ def _expectation(pinned: Artifact | None, manifest: Manifest) -> str:
 
 def _chosen(path: Path, trust: Trust, abi: str | None) -> Finding:
     # Known without loading; what is not, is compared after it.
+    if abi is not None and abi != bindings_abi():
+        return _rejected(path, f"ABI {abi}, where the bindings need {bindings_abi()}")
+    return Finding(Verdict.CHOSEN, "", path, trust)
+
+
+def bindings_abi() -> str:
+    """Identity of the ABI these bindings are of, as manifests have it."""
     from ._bindings.abi import ABI_HASH
 
-    if abi is not None and abi != f"{ABI_HASH:016x}":
-        return _rejected(path, f"ABI {abi}, where the bindings need {ABI_HASH:016x}")
-    return Finding(Verdict.CHOSEN, "", path, trust)
+    return f"{ABI_HASH:016x}"
 
 
 def _rejected(path: Path, reason: str) -> Finding:
@@ -176,7 +181,8 @@ def _signed(path: Path, digest: str, manifest: Manifest, label: str, tag: str) -
         release = Manifest.parse(text, str(folder / "manifest.json"))
     except OSError as error:
         return f"its manifest has no signature that can be read ({error.strerror})"
-    except (ConfigurationError, PrebuiltError) as error:
+    except (ConfigurationError, ImportError) as error:
+        # PrebuiltError is an ImportError.
         return f"its manifest cannot be trusted: {error}"
     artifact = release.artifacts.get(label)
     if release.tag != tag:

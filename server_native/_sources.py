@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._places import package
+from . import _places
 from ._platform import file_name
 
 __all__ = ["Sources", "sources"]
@@ -77,7 +77,7 @@ class Sources:
 
 def sources() -> Sources | None:
     """What lies beside the package; ``None`` for an installed one, also when a crate of somebody else is there."""
-    root = package().parent
+    root = _places.package().parent
     crate = root / "native"
     try:
         if _NAME not in (crate / "Cargo.toml").read_text(encoding="utf-8"):

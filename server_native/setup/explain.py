@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from .._bindings.abi import ABI_HASH
-from .._library import search
-from .._manifest import package_manifest
-from .._platform import host
-from .._verdicts import Search, Step
+from server_native import __version__
+from server_native._judge import bindings_abi
+from server_native._library import search
+from server_native._manifest import package_manifest
+from server_native._platform import host
+from server_native._verdicts import Search, Step
 
 __all__ = ["data", "explain", "text"]
 
@@ -32,7 +32,7 @@ def data(found: Search) -> dict[str, Any]:
     pending = found.pending
     return {
         "version": __version__,
-        "abi": f"{ABI_HASH:016x}",
+        "abi": bindings_abi(),
         "python": platform.python_version(),
         "implementation": sys.implementation.name,
         "bits": 64 if sys.maxsize > 1 << 32 else 32,

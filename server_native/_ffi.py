@@ -17,7 +17,6 @@ import warnings
 import weakref
 from typing import Any
 
-from . import _library
 from ._bindings import abi
 from ._bindings.abi import (
     FLAG_END,
@@ -93,6 +92,9 @@ def _load() -> tuple[Any, Any]:
     global _libraries
     with _lock:
         if _libraries is None:
+            # What it takes to find the library is imported by whoever needs one.
+            from . import _library
+
             _libraries = _open(str(_library.locate()))
         return _libraries
 

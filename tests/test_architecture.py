@@ -231,6 +231,8 @@ DOWNLOADING = {"http.client", "platformdirs", "requests", "urllib.request", "url
 IMPORTED = """
 import sys
 import server_native
+for name in server_native.__all__:
+    getattr(server_native, name)
 print(*sys.modules)
 print(server_native._ffi._libraries)
 """

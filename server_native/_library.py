@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from . import _judge, _places
@@ -62,7 +61,7 @@ def search(*, download: bool, build: bool) -> Search:
     found = Search(tuple(steps), None)
     if found.chosen or found.pending:
         return found
-    return replace(found, error=nothing_found(steps, host()))
+    return found._replace(error=nothing_found(steps, host()))
 
 
 class _Chain:
@@ -310,14 +309,14 @@ def _best(findings: list[Finding]) -> Finding:
     if not rejected:
         return findings[-1]
     reasons = [rejected[0].reason, *(f"{each.path}: {each.reason}" for each in rejected[1:])]
-    return replace(rejected[0], reason="; ".join(reasons))
+    return rejected[0]._replace(reason="; ".join(reasons))
 
 
 def _outdated(finding: Finding) -> Finding:
     if finding.verdict is not Verdict.CHOSEN or finding.notice is not None:
         return finding
     notice = f"{finding.path} lies in an old place: `python -m server_native.setup` puts it into the present one"
-    return replace(finding, notice=notice)
+    return finding._replace(notice=notice)
 
 
 def _explicit() -> Finding:

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import _libc
 from ._places import environment
@@ -95,8 +96,7 @@ ANDROID_API = 21
 DARWIN = 20
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Everything that is looked at, so that a test can be any machine. ``None``: not asked here, or no answer."""
 
     #: ``sys.platform``.

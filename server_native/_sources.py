@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from . import _places
 from ._platform import file_name
@@ -18,8 +18,7 @@ _FOLDERS = (".cargo", "src")
 _NAME = 'name = "server_native"'
 
 
-@dataclass(frozen=True)
-class Sources:
+class Sources(NamedTuple):
     """The folder of the crate."""
 
     crate: Path

@@ -10,9 +10,9 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 from ._places import user_cache
 from .errors import PrebuiltError
@@ -130,8 +130,7 @@ def private_folder(name: str) -> Path:
 # --- stamps ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What is known of a file."""
 
     library: str
@@ -161,7 +160,7 @@ def stamp(
     """
     folder = private_folder("stamps")
     note = {"format": _FORMAT}
-    note.update(asdict(Stamp(str(library), digest, identity(library), tree, glance)))
+    note.update(Stamp(str(library), digest, identity(library), tree, glance)._asdict())
     target = _stamp_file(library, folder)
     temporary = target.with_suffix(f".{os.getpid()}.tmp")
     try:

@@ -234,7 +234,7 @@ class _Chain:
             # The setup tool lies above this module and is wanted only here: asked for by name, not imported.
             engine = importlib.import_module(f"{__package__}.setup.install")
             root = _places.user_cache()
-            path: Path = engine.install(manifest, label, root, sources=manifest.base_urls)
+            path: Path = engine.install(manifest, label, root, sources=_mirrors(manifest))
         except (ConfigurationError, ImportError, OSError) as error:
             # PrebuiltError is an ImportError; the other ones are of `requests`, which may be missing.
             return Finding(Verdict.REJECTED, str(error))
@@ -286,6 +286,12 @@ class _Chain:
         return Finding(
             Verdict.REJECTED, f"{reason} (SERVER_NATIVE_BUILD=never)", library, error=error
         )
+
+
+def _mirrors(manifest: Manifest) -> tuple[str, ...]:
+    """Where archives are: ``SERVER_NATIVE_BASE_URL``, several with commas, or the manifest's own."""
+    named = (environment("SERVER_NATIVE_BASE_URL") or "").split(",")
+    return tuple(filter(None, map(str.strip, named))) or manifest.base_urls
 
 
 def _rehash() -> bool:

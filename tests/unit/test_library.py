@@ -694,6 +694,12 @@ def test_the_release_of_the_package_is_fetched_into_the_users_cache(world: World
     # From now on it is there.
     assert locate() == path
     assert len(asked) == 1
+    path.unlink()
+    world.monkeypatch.setenv(
+        "SERVER_NATIVE_BASE_URL", "file:///srv/bundle, https://mirror.example/,"
+    )
+    locate()
+    assert asked[1][3] == ("file:///srv/bundle", "https://mirror.example/")
 
 
 def test_what_was_fetched_is_looked_at_like_everything_else(world: World) -> None:

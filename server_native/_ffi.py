@@ -116,7 +116,7 @@ def _open(path: str) -> tuple[Any, Any]:
     if found != abi.ABI_HASH:
         raise LibraryMismatchError(
             f"{path} has ABI {found:016x}, these bindings need {abi.ABI_HASH:016x}: the library was built from other "
-            "sources. Run `make build` in the checkout, or use a library and a package of the same release."
+            "sources. In a checkout run `make bindings`; otherwise use a library and a package of the same release."
         )
     abi.declare(blocking)
     abi.declare(short)

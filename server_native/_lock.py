@@ -19,8 +19,9 @@ else:
 
 __all__ = ["held"]
 
-#: Seconds between two looks, and between two lines about the wait.
+#: Seconds between two looks; to the first line about the wait; between two lines.
 _TURN = 0.05
+_FIRST_LINE = 1.0
 _LINE = 10.0
 #: Somebody else has it.
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
@@ -30,7 +31,7 @@ _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 def held(path: Path, patience: float, say: Callable[[str], None]) -> Iterator[bool]:
     """Holds the lock ``path``, whose folder must exist; answers ``False`` where the file system has no locks.
 
-    Waits up to ``patience`` seconds with a line every ten; then raises E-BUSY. Whatever is guarded must be right
+    Waits up to ``patience`` seconds with a line now and then; then raises E-BUSY. Whatever is guarded must be right
     without the lock as well: it saves work, and network file systems may grant it twice.
     """
     try:
@@ -46,7 +47,7 @@ def held(path: Path, patience: float, say: Callable[[str], None]) -> Iterator[bo
 
 def _wait(handle: int, path: Path, patience: float, say: Callable[[str], None]) -> bool:
     began = time.monotonic()
-    line = began
+    line = began + _FIRST_LINE
     while True:
         try:
             _take(handle)

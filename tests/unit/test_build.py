@@ -504,9 +504,10 @@ def held_elsewhere(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[byte
 
 
 def test_a_lock_that_is_held_too_long_is_an_error(
-    held_elsewhere: tuple[Path, subprocess.Popen[bytes]],
+    held_elsewhere: tuple[Path, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, _ = held_elsewhere
+    monkeypatch.setattr(_lock, "_FIRST_LINE", 0.0)
     said: list[str] = []
     with (
         pytest.raises(PrebuiltError, match="another process has held") as caught,

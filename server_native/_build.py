@@ -10,11 +10,12 @@ from collections import deque
 from pathlib import Path
 
 from . import _lock, _trust
-from ._places import elevated, environment, switched, user_cache
+from ._notice import say
+from ._places import elevated, environment, switched
 from ._sources import Sources
 from .errors import PrebuiltError
 
-__all__ = ["ALWAYS", "PATIENCE", "build", "cargo", "fresh", "say", "target"]
+__all__ = ["PATIENCE", "build", "cargo"]
 
 #: Seconds to wait for another process that builds: a first build takes minutes on a small machine.
 PATIENCE = 1800.0
@@ -24,47 +25,10 @@ _TAIL = 30
 _MISLEADING = ("CARGO_BUILD_TARGET", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR")
 
 
-def say(line: str) -> None:
-    """A line for whoever watches; a program without a standard error (``pythonw``) has nobody."""
-    if sys.stderr is not None:
-        print(f"server_native: {line}", file=sys.stderr, flush=True)
+def build(sources: Sources, reason: str, *, always: bool = False) -> None:
+    """Runs cargo, for as long as that takes, unless another process has just done so. ``reason`` is told to the user.
 
-
-def target(sources: Sources) -> Path:
-    """Where the sources are built into: a checkout's own folder, otherwise one in the user's cache."""
-    if sources.checkout:
-        return sources.target
-    return user_cache() / "target" / _trust.key(sources.crate)[:16]
-
-
-def fresh(sources: Sources, library: Path, *, rehash: bool = False) -> str | None:
-    """Why ``library`` is not what these sources make; ``None`` when it is, by the stamp of its build.
-
-    Looks from outside first, at files and library, and reads only what looks different. ``rehash``: reads the library.
-    """
-    stamp = _trust.stamped(library)
-    try:
-        found = _trust.identity(library)
-    except OSError:
-        return "not built yet"
-    if stamp is None or stamp.tree is None:
-        return "no build of it by this user is known"
-    glance = sources.glance()
-    same = found == stamp.identity and not rehash
-    if same and glance == stamp.glance:
-        return None
-    if not same and _trust.sha256(library) != stamp.sha256:
-        return "it is not what was built"
-    if glance != stamp.glance and sources.tree() != stamp.tree:
-        return "its sources have changed"
-    # The same bytes, touched.
-    _note(library, stamp.sha256, stamp.tree, glance)
-    return None
-
-
-def build(sources: Sources, reason: str) -> Path:
-    """Runs cargo and answers the library; blocks for as long as that takes. ``reason`` is told on standard error.
-
+    ``always``: runs it in any case, and cargo sees whether there is something to do.
     Raises E-BUILD with what cargo said last, E-BUSY when another process builds for too long, E-PERM without a cache.
     """
     if elevated():
@@ -73,25 +37,23 @@ def build(sources: Sources, reason: str) -> Path:
             "a process with rights of another user runs no cargo that its caller's PATH names: build the library "
             "before, as the user it runs as",
         )
-    into = target(sources)
     if not sources.checkout:
         _trust.private_folder("target")
-    library = sources.library(into)
+    library = sources.library
     program = cargo()
     if program is None:
         raise PrebuiltError("E-BUILD", f"cargo is needed to build {sources.crate}. {_WITHOUT}")
     lock = _lock_file(library)
     if lock is None:
         # Cargo has a lock of its own in the target folder.
-        return _run(program, sources, into, library, reason)
+        _run(program, sources, reason)
+        return
     with _lock.held(lock, PATIENCE, say):
         # Somebody else may have built it while this process waited.
-        if reason != ALWAYS and fresh(sources, library) is None:
-            return library
-        return _run(program, sources, into, library, reason)
+        if always or sources.stale() is not None:
+            _run(program, sources, reason)
 
 
-ALWAYS = "SERVER_NATIVE_BUILD=always"
 _WITHOUT = (
     "Get Rust from https://rustup.rs (or your system's packages cargo and rustc, 1.88 or later) and a C compiler; or "
     "install a wheel of your platform, run `python -m server_native.setup`, or set SERVER_NATIVE_PREBUILT to the "
@@ -118,7 +80,8 @@ def _lock_file(library: Path) -> Path | None:
     return folder / f"{_trust.key(library)}.lock"
 
 
-def _run(program: str, sources: Sources, into: Path, library: Path, reason: str) -> Path:
+def _run(program: str, sources: Sources, reason: str) -> None:
+    into, library = sources.target, sources.library
     command = [program, "build", "--release", "--locked", "--color", "never"]
     command += ["--manifest-path", str(sources.crate / "Cargo.toml"), "--target-dir", str(into)]
     if switched("SERVER_NATIVE_OFFLINE"):
@@ -140,11 +103,10 @@ def _run(program: str, sources: Sources, into: Path, library: Path, reason: str)
             f"{' '.join(command)} succeeded without making {library}: does a cargo configuration choose another "
             "target or crate type?",
         )
-    _note(library, _trust.sha256(library), tree, glance)
+    sources.note(_trust.sha256(library), tree, glance)
     seconds = time.monotonic() - began
     if seconds >= 1:
         say(f"built {library} in {seconds:.0f} s")
-    return library
 
 
 def _cargo(command: list[str], folder: Path) -> tuple[int, str]:
@@ -175,10 +137,3 @@ def _cargo(command: list[str], folder: Path) -> tuple[int, str]:
         except BaseException:
             process.kill()
             raise
-
-
-def _note(library: Path, digest: str, tree: str, glance: str) -> None:
-    try:
-        _trust.stamp(library, digest=digest, tree=tree, glance=glance)
-    except PrebuiltError as error:
-        say(f"the next process asks cargo again: {error}")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from . import _trust
 from ._manifest import TAG, Artifact, Manifest
-from ._places import environment, switched
+from ._places import switched
 from ._trust import Trust
 from ._verdicts import Finding, Verdict
 from .errors import ConfigurationError, PrebuiltError
 
-__all__ = ["bindings_abi", "judge", "newer", "verify"]
+__all__ = ["bindings_abi", "judge", "newer"]
 
 
 def judge(
@@ -107,7 +107,7 @@ def _rejected(path: Path, reason: str) -> Finding:
 
 def _digest(path: Path) -> str:
     """The hash; with ``SERVER_NATIVE_VERIFY=stamp`` that of the last time, while the file looks the same."""
-    if verify() == "always":
+    if _trust.verify() == "always":
         return _trust.sha256(path)
     known = _trust.stamped(path)
     if known is not None and known.identity == _trust.identity(path):
@@ -121,16 +121,6 @@ def _digest(path: Path) -> str:
             # Without a cache there is no stamp, and the file is hashed each time.
             return digest
     return digest
-
-
-def verify() -> str:
-    """``always`` or ``stamp``, from ``SERVER_NATIVE_VERIFY``; raises E-ENV for anything else."""
-    said = environment("SERVER_NATIVE_VERIFY") or "always"
-    if said not in ("always", "stamp"):
-        raise PrebuiltError(
-            "E-ENV", f"SERVER_NATIVE_VERIFY must be always or stamp, found {said!r}"
-        )
-    return said
 
 
 # --- other releases -------------------------------------------------------------------------------

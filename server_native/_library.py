@@ -13,16 +13,19 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from . import _judge, _places
-from ._judge import judge
-from ._manifest import Manifest, package_manifest
+from . import _places
+from ._notice import say
 from ._places import environment, switched
 from ._platform import PLATFORMS, Host, host
 from ._sources import Sources, sources
-from ._trust import Trust, sha256
+from ._trust import Trust, sha256, verify
 from ._verdicts import Finding, Search, Step, Verdict, nothing_found
 from .errors import ConfigurationError, PrebuiltError
+
+if TYPE_CHECKING:
+    from ._manifest import Manifest
 
 __all__ = ["ENVIRONMENT", "locate", "search"]
 
@@ -42,8 +45,6 @@ def locate() -> Path:
         finding = step.finding
         if finding.verdict is Verdict.CHOSEN and finding.path is not None:
             if finding.notice is not None:
-                from ._build import say
-
                 say(finding.notice)
             if finding.trust is Trust.EXPLICIT:
                 log.info("the native library is %s, named by %s", finding.path, ENVIRONMENT)
@@ -119,6 +120,9 @@ class _Chain:
 
     @functools.cached_property
     def _manifest(self) -> Manifest:
+        # Here and below: imported by those who come so far. A checkout and a named library need none of it.
+        from ._manifest import package_manifest
+
         return package_manifest()
 
     @functools.cached_property
@@ -193,6 +197,8 @@ class _Chain:
         if not tagged:
             path = _places.folder(base, None, label) / file
             return _outdated(self._judge(path, root=root, shared=shared))
+        from ._judge import newer
+
         own = self._manifest.tag
         try:
             tags = [entry.name for entry in os.scandir(base / "prebuilt")]
@@ -200,7 +206,7 @@ class _Chain:
             # Not there; the look at the release itself says why if it is another reason.
             tags = []
         findings = []
-        for tag in (*_judge.newer(self._manifest, tags), own):
+        for tag in (*newer(self._manifest, tags), own):
             path = _places.folder(base, tag, label) / file
             findings.append(self._judge(path, root=root, shared=shared, tag=tag))
             if findings[-1].verdict is Verdict.CHOSEN:
@@ -210,6 +216,8 @@ class _Chain:
     def _judge(
         self, path: Path, *, root: Path | None = None, shared: bool = False, tag: str | None = None
     ) -> Finding:
+        from ._judge import judge
+
         label = self._host.label or ""
         return judge(path, self._manifest, label, root=root, shared=shared, tag=tag)
 
@@ -252,27 +260,30 @@ class _Chain:
 
     def _built(self, ours: Sources) -> Finding:
         """What was built of these sources; builds it if need be and allowed."""
+        try:
+            library = ours.library
+            reason = ours.stale(rehash=_rehash())
+        except PrebuiltError as error:
+            return Finding(Verdict.REJECTED, str(error), error=error)
+        always = self._building == "always"
+        if always:
+            reason = "SERVER_NATIVE_BUILD=always"
+        if reason is None:
+            return Finding(Verdict.CHOSEN, "", library, Trust.LOCAL)
+        if self._building == "never":
+            return self._never(library, reason)
         from . import _build
 
+        found = _build.cargo() is not None
+        if not self._build and found:
+            reason = f"{reason}: would build it with cargo"
+            return Finding(Verdict.SKIPPED, reason, library, pending=True)
         try:
-            library = ours.library(_build.target(ours))
-            reason = _build.fresh(ours, library, rehash=_rehash())
-            if self._building == "always":
-                reason = _build.ALWAYS
-            if reason is None:
-                return Finding(Verdict.CHOSEN, "", library, Trust.LOCAL)
-            if self._building == "never":
-                return self._never(library, reason)
-            if not self._build:
-                if _build.cargo() is None:
-                    return Finding(Verdict.REJECTED, f"{reason}, and there is no cargo", library)
-                reason = f"{reason}: would build it with cargo"
-                return Finding(Verdict.SKIPPED, reason, library, pending=True)
-            return Finding(Verdict.CHOSEN, "", _build.build(ours, reason), Trust.LOCAL)
+            _build.build(ours, reason, always=always)
         except PrebuiltError as error:
             # Without cargo there may still be a library that was set up; a build that fails is to be looked at.
-            missing = _build.cargo() is None
-            return Finding(Verdict.REJECTED, str(error), error=None if missing else error)
+            return Finding(Verdict.REJECTED, str(error), error=error if found else None)
+        return Finding(Verdict.CHOSEN, "", library, Trust.LOCAL)
 
     def _never(self, library: Path, reason: str) -> Finding:
         if library.is_file() and switched("SERVER_NATIVE_ALLOW_UNVERIFIED"):
@@ -296,7 +307,7 @@ def _mirrors(manifest: Manifest) -> tuple[str, ...]:
 
 def _rehash() -> bool:
     """Whether the build of a checkout is read each time: only if that is said, as thousands of processes use it."""
-    return _judge.verify() == "always" and environment("SERVER_NATIVE_VERIFY") is not None
+    return verify() == "always" and environment("SERVER_NATIVE_VERIFY") is not None
 
 
 def _bundled(file: str) -> Finding:

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from . import _places
+from . import _places, _trust
+from ._notice import say
 from ._platform import file_name
+from .errors import PrebuiltError
 
 __all__ = ["Sources", "sources"]
 
@@ -27,12 +29,15 @@ class Sources(NamedTuple):
 
     @property
     def target(self) -> Path:
-        """Where the Makefile builds, too."""
-        return self.crate / "target"
+        """Where it is built: where the Makefile does, too, or of an sdist in the user's cache."""
+        if self.checkout:
+            return self.crate / "target"
+        return _places.user_cache() / "target" / _trust.key(self.crate)[:16]
 
-    def library(self, target: Path) -> Path:
-        """What a build into ``target`` ends as."""
-        return target / "release" / file_name()
+    @property
+    def library(self) -> Path:
+        """What a build ends as."""
+        return self.target / "release" / file_name()
 
     def glance(self) -> str:
         """How the files look from outside, below a millisecond: the same as long as nobody touches any."""
@@ -50,6 +55,41 @@ class Sources(NamedTuple):
             digest.update(f"{len(name)} {name} {len(text)} ".encode(errors="surrogateescape"))
             digest.update(text)
         return digest.hexdigest()
+
+    def stale(self, *, rehash: bool = False) -> str | None:
+        """Why the library is not what these sources make; ``None`` when it is, by the stamp of its build.
+
+        Looks from outside first, at files and library, and reads only what looks different. ``rehash``: reads the
+        library as well.
+        """
+        library = self.library
+        stamp = _trust.stamped(library)
+        try:
+            found = _trust.identity(library)
+        except OSError:
+            return "not built yet"
+        if stamp is None or stamp.tree is None:
+            return "no build of it by this user is known"
+        glance = self.glance()
+        same = found == stamp.identity
+        if (rehash or not same) and _trust.sha256(library) != stamp.sha256:
+            return "it is not what was built"
+        if glance != stamp.glance and self.tree() != stamp.tree:
+            return "its sources have changed"
+        if not same or glance != stamp.glance:
+            # The same bytes, touched.
+            self.note(stamp.sha256, stamp.tree, glance)
+        return None
+
+    def note(self, digest: str, tree: str, glance: str) -> None:
+        """Notes that the library has this hash and was built of files with this hash and look.
+
+        Without a cache that is said and left: the next process asks cargo.
+        """
+        try:
+            _trust.stamp(self.library, digest=digest, tree=tree, glance=glance)
+        except PrebuiltError as error:
+            say(f"the next process asks cargo again: {error}")
 
     def _files(self) -> list[tuple[str, os.stat_result]]:
         found = []

@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from ._places import user_cache
+from ._places import environment, user_cache
 from .errors import PrebuiltError
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "stamp",
     "stamped",
     "unsafe",
+    "verify",
 ]
 
 #: A file larger than this is no library of ours, and not worth the time to hash it.
@@ -68,6 +69,16 @@ def identity(path: Path) -> list[int]:
     """What changes when a file is written or replaced: cheaper than its hash. Raises :class:`OSError`."""
     found = path.stat()
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def verify() -> str:
+    """``always`` or ``stamp``, from ``SERVER_NATIVE_VERIFY``; raises E-ENV for anything else."""
+    said = environment("SERVER_NATIVE_VERIFY") or "always"
+    if said not in ("always", "stamp"):
+        raise PrebuiltError(
+            "E-ENV", f"SERVER_NATIVE_VERIFY must be always or stamp, found {said!r}"
+        )
+    return said
 
 
 # --- who could change it --------------------------------------------------------------------------
@@ -177,8 +188,8 @@ def stamp(
 
 def stamped(library: Path) -> Stamp | None:
     """The stamp of ``library``; ``None`` without one, and when others could have written it."""
-    root = user_cache()
-    return _read(_stamp_file(library, root / "stamps"), root, library)
+    root = _root()
+    return _read(_stamp_file(library, root / "stamps"), root, library) if root else None
 
 
 def built_here(digest: str) -> bool:
@@ -186,8 +197,20 @@ def built_here(digest: str) -> bool:
     return any(note.tree is not None and note.sha256 == digest for note in _all())
 
 
+def _root() -> Path | None:
+    try:
+        return user_cache()
+    except PrebuiltError as error:
+        if error.code != "E-PERM":
+            raise
+        # A user without a home has no stamps either.
+        return None
+
+
 def _all() -> Iterator[Stamp]:
-    root = user_cache()
+    root = _root()
+    if root is None:
+        return
     try:
         files = sorted((root / "stamps").glob("*.json"))
     except OSError:

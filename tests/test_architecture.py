@@ -144,7 +144,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "_judge _build",
         "_verdicts _lock _bindings _sources",
         "_trust _platform",
-        "_places _manifest _libc",
+        "_places _manifest _libc _notice",
         "sessions compress",
         "cookies response_headers",
         "config headers tls",

@@ -445,6 +445,32 @@ def test_without_a_cache_every_process_asks_cargo_and_says_why(
     assert checkout.calls == 2
 
 
+def test_without_a_home_a_checkout_is_built_and_an_sdist_says_why_not(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def homeless() -> Path:
+        raise PrebuiltError("E-PERM", "this user has no home folder")
+
+    for module in (_places, _trust):
+        monkeypatch.setattr(module, "user_cache", homeless)
+    assert locate() == checkout.library
+    assert "this user has no home folder" in capsys.readouterr().err
+    (checkout.root / "PKG-INFO").touch()
+    with pytest.raises(PrebuiltError, match="this user has no home folder") as caught:
+        locate()
+    assert caught.value.code == "E-PERM"
+
+
+def test_a_cache_that_cannot_be_is_an_error_at_once(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVER_NATIVE_CACHE_DIR", "relative")
+    with pytest.raises(PrebuiltError, match="must be an absolute path") as caught:
+        locate()
+    assert caught.value.code == "E-ENV"
+    assert checkout.calls == 0
+
+
 # --- one at a time --------------------------------------------------------------------------------
 
 RACER = """

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from server_native import _judge, _library, _places, _trust
+from server_native import _judge, _library, _manifest, _places, _trust
 from server_native._library import ENVIRONMENT, locate, search
 from server_native._manifest import Artifact, Manifest
 from server_native._platform import Host, file_name
@@ -103,7 +103,7 @@ class World:
         return path
 
     def pin(self, made: Manifest) -> None:
-        self.monkeypatch.setattr(_library, "package_manifest", lambda: made)
+        self.monkeypatch.setattr(_manifest, "package_manifest", lambda: made)
 
     def on(self, host: Host) -> None:
         self.monkeypatch.setattr(_library, "host", lambda: host)

@@ -47,7 +47,7 @@ print((first - began) * 1e6, (time.perf_counter() - first) * 1e6)
 SERVING = "from server_native import serve_native_direct"
 RESOLVES: dict[str, tuple[str, dict[str, str]]] = {
     "first search of a server, hash verified": (SERVING, {}),
-    "the same, nothing else imported": ("", {}),
+    "the same in a process that has imported nothing": ("", {}),
     "the same, SERVER_NATIVE_VERIFY=stamp": (SERVING, {"SERVER_NATIVE_VERIFY": "stamp"}),
 }
 

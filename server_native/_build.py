@@ -34,8 +34,8 @@ def build(sources: Sources, reason: str, *, always: bool = False) -> None:
     if elevated():
         raise PrebuiltError(
             "E-BUILD",
-            "a process with rights of another user runs no cargo that its caller's PATH names: build the library "
-            "before, as the user it runs as",
+            "a process with rights of another user neither runs the cargo its caller's PATH names nor believes what "
+            "its caller has built: install a wheel of this platform for it",
         )
     if not sources.checkout:
         _trust.private_folder("target")

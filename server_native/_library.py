@@ -69,8 +69,8 @@ class _Chain:
     """One search: what several steps want to know is asked at most once."""
 
     def __init__(self, *, download: bool, build: bool) -> None:
-        self._download = download
-        self._build = build
+        self._may_download = download
+        self._may_build = build
         self._building = environment("SERVER_NATIVE_BUILD") or "auto"
         if self._building not in ("auto", "never", "always"):
             raise PrebuiltError(
@@ -234,7 +234,7 @@ class _Chain:
             return Finding(Verdict.SKIPPED, "SERVER_NATIVE_OFFLINE is set")
         if (environment("SERVER_NATIVE_AUTO_DOWNLOAD") or "").lower() in ("0", "false", "no"):
             return Finding(Verdict.SKIPPED, "SERVER_NATIVE_AUTO_DOWNLOAD is off")
-        if not self._download:
+        if not self._may_download:
             archive = manifest.artifacts[label].archive
             reason = f"would fetch {archive} of {manifest.tag}"
             return Finding(Verdict.SKIPPED, reason, pending=True)
@@ -275,7 +275,7 @@ class _Chain:
         from . import _build
 
         found = _build.cargo() is not None
-        if not self._build and found:
+        if not self._may_build and found:
             reason = f"{reason}: would build it with cargo"
             return Finding(Verdict.SKIPPED, reason, library, pending=True)
         try:

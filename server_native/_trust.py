@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from ._places import environment, user_cache
+from ._places import elevated, environment, user_cache
 from .errors import PrebuiltError
 
 __all__ = [
@@ -198,6 +198,9 @@ def built_here(digest: str) -> bool:
 
 
 def _root() -> Path | None:
+    if elevated():
+        # Whoever has started this process may have written there: its rights are another's.
+        return None
     try:
         return user_cache()
     except PrebuiltError as error:

@@ -95,6 +95,16 @@ def test_a_symlink_in_the_place_of_a_stamp_is_none(
     assert stamped(library) is None
 
 
+def test_a_process_with_rights_of_another_believes_no_stamp(
+    cache: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp(library, digest="ab" * 32, tree="")
+    assert built_here("ab" * 32)
+    monkeypatch.setattr(_trust, "elevated", lambda: True)
+    assert stamped(library) is None
+    assert not built_here("ab" * 32)
+
+
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
 def test_whatever_the_umask_the_cache_is_this_users_alone(
     cache: Path, library: Path, mask: int

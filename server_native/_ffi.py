@@ -17,7 +17,6 @@ import warnings
 import weakref
 from typing import Any
 
-from . import _library
 from ._bindings import abi
 from ._bindings.abi import (
     FLAG_END,
@@ -39,7 +38,7 @@ from .config import ServerConfig, TLSConfig
 from .errors import (
     ForkedError,
     LibraryMismatchError,
-    LibraryNotFoundError,
+    PrebuiltError,
     StoppingError,
     from_status,
 )
@@ -95,6 +94,9 @@ def _load() -> tuple[Any, Any]:
     global _libraries
     with _lock:
         if _libraries is None:
+            # What it takes to find the library is imported by whoever needs one.
+            from . import _library
+
             _libraries = _open(str(_library.locate()))
         return _libraries
 
@@ -103,8 +105,11 @@ def _open(path: str) -> tuple[Any, Any]:
     try:
         blocking, short = ctypes.CDLL(path), ctypes.PyDLL(path)
     except OSError as error:
-        raise LibraryNotFoundError(
-            f"the native library {path} cannot be loaded: {error}"
+        from ._dlopen import hint
+
+        why = "; ".join(filter(None, (f"{error}", hint(f"{error}"))))
+        raise PrebuiltError(
+            "E-LOAD", f"the native library {path} cannot be loaded: {why}"
         ) from error
     try:
         _, found = abi.identify(blocking)
@@ -113,7 +118,7 @@ def _open(path: str) -> tuple[Any, Any]:
     if found != abi.ABI_HASH:
         raise LibraryMismatchError(
             f"{path} has ABI {found:016x}, these bindings need {abi.ABI_HASH:016x}: the library was built from other "
-            "sources. Run `make build` in the checkout, or use a library and a package of the same release."
+            "sources. In a checkout run `make bindings`; otherwise use a library and a package of the same release."
         )
     abi.declare(blocking)
     abi.declare(short)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from .errors import PrebuiltError
 
-__all__ = ["environment", "folder", "package", "project", "repository", "user_cache"]
+__all__ = [
+    "elevated",
+    "environment",
+    "folder",
+    "package",
+    "project",
+    "repository",
+    "switched",
+    "user_cache",
+]
 
 _PROJECT = ("pyproject.toml", "setup.cfg", ".git")
 
@@ -18,11 +27,21 @@ def environment(name: str) -> str | None:
 
     ``python -E`` and ``-I`` ask for no environment, and a program with rights of another must not be led by its caller.
     """
-    if sys.flags.ignore_environment:
-        return None
-    if hasattr(os, "geteuid") and (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid()):
+    if sys.flags.ignore_environment or elevated():
         return None
     return os.environ.get(name) or None
+
+
+def switched(name: str) -> bool:
+    """Whether a variable of ours is ``1``, ``true`` or ``yes``."""
+    return (environment(name) or "").strip().lower() in ("1", "true", "yes")
+
+
+def elevated() -> bool:
+    """Whether this process has rights that whoever started it may not have."""
+    if not hasattr(os, "geteuid"):
+        return False
+    return (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid())
 
 
 def package() -> Path:
@@ -64,6 +83,9 @@ def user_cache() -> Path:
                 "E-ENV", f"SERVER_NATIVE_CACHE_DIR must be an absolute path, found {explicit!r}"
             )
         return Path(explicit)
+    usual = _usual_cache()
+    if usual is not None:
+        return usual
     import platformdirs
 
     try:
@@ -75,6 +97,16 @@ def user_cache() -> Path:
             "path, or SERVER_NATIVE_PREBUILT to that of a library",
         ) from error
     return path
+
+
+def _usual_cache() -> Path | None:
+    """What platformdirs answers in the usual case: its import takes longer than all else on the way to a library."""
+    if not sys.platform.startswith("linux") or hasattr(sys, "getandroidapilevel"):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not base and os.environ.get("HOME"):
+        base = os.environ["HOME"].rstrip("/") + "/.cache"
+    return Path(base) / "server_native" if base.startswith("/") else None
 
 
 def folder(base: Path, tag: str | None, label: str) -> Path:

@@ -402,7 +402,7 @@ def test_errors_of_websockets(serve: Serve) -> None:
     [
         ("native/src/listen/accept.rs", "cannot accept a connection (next try in "),
         ("server_native/_server.py", "HTTP/3 is off: it needs TLS, which this server has not"),
-        ("server_native/_library.py", "no native library of server_native was found. Searched:"),
+        ("server_native/_verdicts.py", "no native library of server_native was found. Searched:"),
         ("server_native/_ffi.py", "threads do not survive a fork: "),
         ("server_native/_ffi.py", "the library was built from other "),
     ],

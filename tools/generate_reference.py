@@ -158,9 +158,12 @@ def module(name: str) -> Module:
 
 def imports(name: str) -> dict[str, str]:
     """Where a module's names come from, of those it has from a sibling."""
+    body = module(name).tree.body
+    # The package itself imports a name when it is asked for, and tells type checkers here.
+    told = [inner for node in body if isinstance(node, ast.If) for inner in node.body]
     return {
         alias.name: node.module
-        for node in module(name).tree.body
+        for node in (*body, *told)
         if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
         for alias in node.names
     }

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from . import _trust
 from ._manifest import TAG, Artifact, Manifest
-from ._places import switched
+from ._places import environment, switched
 from ._trust import Trust
 from ._verdicts import Finding, Verdict
 from .errors import ConfigurationError, PrebuiltError
 
-__all__ = ["bindings_abi", "judge", "newer"]
+__all__ = ["bindings_abi", "judge", "newer", "trusted_keys"]
 
 
 def judge(
@@ -156,7 +156,8 @@ def _signed(path: Path, digest: str, manifest: Manifest, label: str, tag: str) -
     """The finding when a signed manifest of this release has the hash; otherwise why that does not help."""
     if not (path.parent / "install.json").is_file():
         return "no install.json is beside it"
-    if not manifest.keys:
+    keys = trusted_keys(manifest)
+    if not keys:
         return "this package has no keys to check signatures with"
     folder = next(
         (each for each in (path.parent, path.parent.parent) if (each / "manifest.json").is_file()),
@@ -167,7 +168,7 @@ def _signed(path: Path, digest: str, manifest: Manifest, label: str, tag: str) -
     try:
         text = (folder / "manifest.json").read_bytes()
         signature = (folder / "manifest.json.minisig").read_bytes()
-        _verify(text, signature, manifest.keys)
+        _verify(text, signature, keys)
         release = Manifest.parse(text, str(folder / "manifest.json"))
     except OSError as error:
         return f"its manifest has no signature that can be read ({error.strerror})"
@@ -180,6 +181,12 @@ def _signed(path: Path, digest: str, manifest: Manifest, label: str, tag: str) -
     if artifact is None or artifact.payload_sha256 != digest:
         return "its signed manifest has another hash"
     return _chosen(path, Trust.SIGNED, release.abi)
+
+
+def trusted_keys(manifest: Manifest) -> tuple[str, ...]:
+    """Whose signatures count: the package's keys, and those of ``SERVER_NATIVE_PUBLIC_KEY`` (several with commas)."""
+    named = (environment("SERVER_NATIVE_PUBLIC_KEY") or "").split(",")
+    return (*manifest.keys, *filter(None, map(str.strip, named)))
 
 
 def _verify(text: bytes, signature: bytes, keys: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ class Settings:
 
     #: ``SERVER_NATIVE_OFFLINE``: nothing but ``file:`` is asked.
     offline: bool = False
-    #: ``SERVER_NATIVE_TIMEOUT``: without a byte for so long, or slower than :attr:`slowest` over it, a server has stalled.
+    #: ``SERVER_NATIVE_TIMEOUT``: without a byte for so long, or slower than :attr:`slowest` over it, it has stalled.
     idle: float = 30.0
     #: Until a connection stands.
     connect: float = 10.0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-__all__ = ["AbsentError", "TransferError", "Transfer", "WrongFileError"]
+__all__ = ["AbsentError", "Transfer", "TransferError", "WrongFileError"]
 
 #: Answers that will not be other ones in a moment.
 _FINAL = (400, 401, 403, 404, 405, 410, 451)
@@ -111,7 +111,7 @@ class Transfer:
         self.offset += len(block)
 
     def check(self) -> None:
-        """The try has ended: is it all, and right?"""
+        """Looks, at the end of a try, whether all is there and right."""
         expected = self.size if self.size is not None else self._promised
         if expected is not None and self.offset < expected:
             raise TransferError(f"ended after {self.offset} of {expected} bytes")

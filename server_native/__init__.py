@@ -233,7 +233,13 @@ if not TYPE_CHECKING:  # which would then find every name here
 
 
 def transport_abi_version() -> str:
-    """Version and ABI identity of the native library, which is loaded for it: ``0.1.0+<hash>``."""
+    """Version and ABI identity of the native library, which is loaded for it: ``0.1.0+<hash>``.
+
+    The whole package is imported as well: a program that goes into a chroot, or becomes a user who cannot read its
+    files, calls this before.
+    """
+    for module in {*_HOMES.values()}:
+        importlib.import_module(f"{__name__}.{module}")
     from ._ffi import abi_version
 
     return abi_version()

@@ -106,6 +106,24 @@ def test_the_public_modules_are_there_without_importing_them() -> None:
     assert result.stdout == "ConfigurationError\n"
 
 
+def test_with_the_library_loaded_no_name_is_read_from_a_file_any_more() -> None:
+    program = """
+import sys
+from server_native import _ffi
+_ffi.abi_version = lambda: "loaded"
+import server_native
+assert server_native.transport_abi_version() == "loaded"
+before = set(sys.modules)
+sys.path.clear()
+sys.path_hooks.clear()
+sys.path_importer_cache.clear()
+for name in server_native.__all__:
+    getattr(server_native, name)
+assert set(sys.modules) == before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 def test_what_is_not_there_is_said_as_usual() -> None:
     with pytest.raises(
         AttributeError, match=r"module 'server_native' has no attribute 'serve_natively'"

@@ -183,12 +183,14 @@ static void lengths(sn_runtime *runtime) {
   REFUSED(sn_submit(runtime, records, 1, &byte, 1), invalid, "command 0");
   record.length = 1, record.aux = UINT32_MAX;
   REFUSED(sn_submit(runtime, records, 1, &byte, 1), invalid, "command 0");
-  const sn_loan nowhere = {.address = 0, .length = 1}, nothing = {.address = 1, .length = 0};
+  const sn_loan nowhere = {.address = 0, .length = 1, .token = 1}, nothing = {.address = 1, .length = 0, .token = 1};
+  const sn_loan unnamed = {.address = 1, .length = 1, .token = 0};
   record = (sn_record){.stream = 1, .kind = SN_COMMAND_DATA, .flags = SN_FLAG_LENT, .length = sizeof nowhere};
-  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nowhere, sizeof nowhere), invalid, "a loan must be");
-  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nothing, sizeof nothing), invalid, "a loan must be");
+  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nowhere, sizeof nowhere), invalid, "loan 0 must have");
+  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nothing, sizeof nothing), invalid, "loan 0 must have");
+  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&unnamed, sizeof unnamed), invalid, "loan 0 must have");
   record.length = 4;
-  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nowhere, sizeof nowhere), invalid, "a loan must be");
+  REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nowhere, sizeof nowhere), invalid, "DATA one or more");
   record.kind = SN_COMMAND_END, record.length = sizeof nowhere;
   REFUSED(sn_submit(runtime, records, 1, (const uint8_t *)&nowhere, sizeof nowhere), invalid, "only HEAD and DATA lend");
   record = (sn_record){.stream = 1, .kind = 200};

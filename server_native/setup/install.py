@@ -99,6 +99,8 @@ def install(
             # Another process may have been faster.
             if force or not _is_right(library, artifact):
                 _collect(library.parent)
+                if progress is None:
+                    say(f"fetching {artifact.archive} of {manifest.tag}")
                 fetched = _Fetched(manifest, label, sources, archive, provenance)
                 _replace(fetched, library, settings or Settings.read(), progress)
     return library

@@ -20,6 +20,8 @@ from .mirrors import index_urls, urls
 __all__ = ["MANIFEST", "SIGNATURE", "Release", "Vouching", "latest", "named", "pinned", "with_hash"]
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.minisig"
+#: Ten times what a library takes: a manifest that is not pinned must not fill a disk.
+ARCHIVE_BYTES, PAYLOAD_BYTES = 64 << 20, 128 << 20
 #: Where releases are listed when no mirror has an index.
 _API = "https://api.github.com/repos/{repository}/releases?per_page=100"
 _GITHUB = "https://github.com/"
@@ -96,6 +98,13 @@ def _read(text: bytes, tag: str) -> Manifest:
         raise PrebuiltError("E-ARCHIVE", str(error)) from error
     if manifest.tag != tag:
         raise PrebuiltError("E-SIG", f"the manifest found for {tag} is that of {manifest.tag}")
+    for label, artifact in manifest.artifacts.items():
+        if artifact.archive_size > ARCHIVE_BYTES or artifact.payload_size > PAYLOAD_BYTES:
+            raise PrebuiltError(
+                "E-ARCHIVE",
+                f"{tag} has {artifact.archive_size} bytes for {label}, and {artifact.payload_size} in them: at most "
+                f"{ARCHIVE_BYTES} and {PAYLOAD_BYTES} are taken of a release this package does not pin",
+            )
     if manifest.abi != bindings_abi():
         raise PrebuiltError(
             "E-ABI",

@@ -56,11 +56,10 @@ def read_member(archive: BinaryIO, artifact: Artifact, target: BinaryIO, source:
     try:
         with gzip.GzipFile(fileobj=archive, mode="rb") as unpacked:
             capped = _Capped(cast("BinaryIO", unpacked), artifact.payload_size + _BESIDE)
-            with tarfile.open(
-                fileobj=io.BufferedReader(capped), mode="r|", format=tarfile.PAX_FORMAT
-            ) as members:
+            # A block at a time: what is read ahead could not be looked at below.
+            with tarfile.open(fileobj=capped, mode="r|", bufsize=tarfile.BLOCKSIZE) as members:
                 digest = _read(members, artifact, target, source)
-            # To the end: the checksum of the whole stands there.
+            # To the end, where the checksum stands, and nothing but padding on the way.
             while rest := capped.read(_BLOCK):
                 if rest.strip(b"\0"):
                     raise _refused(source, "data after its end")

@@ -95,16 +95,17 @@ class Download:
         for number in range(tries):
             if not left:
                 break
-            url = left[number % len(left)]
+            # The next try is at the next mirror, with this one at the end unless it is of no use.
+            url = left.pop(0)
             try:
                 self._try(url, transfer)
                 return url
             except TransferError as failure:
                 log.append((url, failure))
-                if failure.final:
-                    left.remove(url)
-                elif number + 1 < tries:
-                    self._settings.pause(_pause(number, failure.after))
+                if not failure.final:
+                    left.append(url)
+                    if number + 1 < tries:
+                        self._settings.pause(_pause(number, failure.after))
         raise _failed(log, name)
 
     def text(

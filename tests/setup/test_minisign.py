@@ -86,8 +86,10 @@ def test_every_change_is_found() -> None:
     _, second, _, fourth = signature.splitlines()
     proof, over_comment = base64.b64decode(second), base64.b64decode(fourth)
     changed = [(altered(CONTENT, 3), signature), (CONTENT + b"x", signature), (b"", signature)]
-    for at in (10, 41, 42, 73):
-        changed.append((CONTENT, signer.text(altered(proof, at), "a release", over_comment)))
+    changed += [
+        (CONTENT, signer.text(altered(proof, at), "a release", over_comment))
+        for at in (10, 41, 42, 73)
+    ]
     changed.append((CONTENT, signature.replace(b"a release", b"b release")))
     changed.append((CONTENT, signer.text(proof, "a release", altered(over_comment, 5))))
     # The scalar plus the order is the same number to those who do not look (RFC 8032 section 5.1.7).

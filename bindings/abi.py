@@ -10,7 +10,7 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0x3A6A42C1978D0CD3
+ABI_HASH: Final = 0xD519B9836E7C8272
 FLAG_END: Final = 1
 FLAG_EXPECT: Final = 2
 FLAG_LENT: Final = 16

@@ -456,8 +456,11 @@ fn check(record: &Record, arena: &[u8]) -> std::result::Result<(), String> {
             return Err(format!("HEAD has one loan of 24 bytes, DATA one or more, found {size} bytes"));
         }
         for (index, loan) in Loan::read(&arena[from..end as usize]).enumerate() {
-            if loan.address == 0 || !(1..=isize::MAX as u64).contains(&loan.length) || (loan.token == 0) != (index > 0) {
-                return Err(format!("loan {index} must have an address, a length, and a token if it is the first, found {loan:?}"));
+            if loan.address == 0 || !(1..=isize::MAX as u64).contains(&loan.length) || (loan.token == 0) != (index > 0)
+            {
+                return Err(format!(
+                    "loan {index} must have an address, a length, and a token if it is the first, found {loan:?}"
+                ));
             }
         }
     }

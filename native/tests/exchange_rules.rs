@@ -305,11 +305,9 @@ fn what_is_refused_is_not_borrowed() {
     let mut unnamed = good.arena.clone();
     unnamed[16..24].fill(0);
     assert!(
-        exchange
-            .submit(&good.records, &unnamed, nothing_lent)
-            .unwrap_err()
-            .text
-            .starts_with("command 0: loan 0 must have an address, a length, and a token if it is the first, found Loan")
+        exchange.submit(&good.records, &unnamed, nothing_lent).unwrap_err().text.starts_with(
+            "command 0: loan 0 must have an address, a length, and a token if it is the first, found Loan"
+        )
     );
     assert_eq!(host.drain(), []);
 }

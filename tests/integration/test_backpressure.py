@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from server_native import NativeDirectRequest, NativeDirectResponse
+from server_native import Limits, NativeDirectRequest, NativeDirectResponse
 from tests.integration.clients import H2, Wire, eventually
 from tests.integration.servers import PATIENCE, Mode, Serve
 
@@ -214,3 +215,28 @@ def test_a_download_to_a_slow_client_stays_small(serve: Serve, mode: Mode) -> No
             peak = max(peak, resident())
     assert OFFERED - 300_000 < total <= OFFERED
     assert peak - before < GROWTH
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems grow less")
+def test_the_system_keeps_little_for_a_client_that_does_not_read(serve: Serve) -> None:
+    """Else each of them had 4 MiB of kernel memory beside what `send_window` bounds."""
+    made = 0
+    over = threading.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal made
+        try:
+            while True:
+                made += len(PIECE)
+                yield PIECE
+        finally:
+            over.set()
+
+    async def handler(request: NativeDirectRequest) -> NativeDirectResponse:
+        return NativeDirectResponse.stream(pieces())
+
+    running = serve(handler, limits=Limits(write_stall_ms=500))
+    with Wire(running.address, receive_buffer=4096) as wire:
+        wire.request()
+        assert over.wait(PATIENCE)
+    assert made < 1024 * 1024 + 2 * len(PIECE)

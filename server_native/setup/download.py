@@ -25,7 +25,7 @@ from server_native import __version__
 from server_native.errors import PrebuiltError
 
 from .settings import Settings
-from .transfer import AbsentError, Transfer, TransferError, WrongFileError
+from .transfer import AbsentError, TargetError, Transfer, TransferError, WrongFileError
 
 __all__ = ["Download", "redacted"]
 
@@ -87,7 +87,10 @@ class Download:
                     "a bundle (--from DIR), or unset it",
                 )
         with closing(Transfer(target, most, size, sha256)) as transfer:
-            return self._from_any(left, transfer, target.name)
+            try:
+                return self._from_any(left, transfer, target.name)
+            except TargetError as failure:
+                raise failure.cause from failure
 
     def _from_any(self, left: list[str], transfer: Transfer, name: str) -> str:
         log: list[tuple[str, TransferError]] = []

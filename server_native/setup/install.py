@@ -143,8 +143,7 @@ def _replace(what: _Fetched, library: Path, settings: Settings, progress: Progre
         fresh.chmod(0o644)
         if what.label == host().label:
             smoke.load(fresh)
-        if library.exists() and not _is_right(library, artifact):
-            _rename(library, library.with_name(f"{library.name}.bad-{_trust.sha256(library)[:8]}"))
+        _put_aside(library, artifact)
         _rename(fresh, library)
         _note(what, folder, work, source)
         _sync(folder)
@@ -175,6 +174,12 @@ def _note(what: _Fetched, folder: Path, work: Path, source: str) -> None:
         fresh.write_bytes(text)
         fresh.chmod(0o644)
         _rename(fresh, folder / name)
+
+
+def _put_aside(library: Path, artifact: Artifact) -> None:
+    """Keeps what is in the library's place and is another one: somebody may want to know how it came there."""
+    if library.is_file() and (digest := _trust.sha256(library)) != artifact.payload_sha256:
+        _rename(library, library.with_name(f"{library.name}.bad-{digest[:8]}"))
 
 
 def _is_right(library: Path, artifact: Artifact) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-__all__ = ["AbsentError", "Transfer", "TransferError", "WrongFileError"]
+__all__ = ["AbsentError", "TargetError", "Transfer", "TransferError", "WrongFileError"]
 
 #: Answers that will not be other ones in a moment.
 _FINAL = (400, 401, 403, 404, 405, 410, 451)
@@ -29,6 +29,14 @@ class TransferError(Exception):
 
 class AbsentError(TransferError):
     """404 or 410."""
+
+
+class TargetError(Exception):
+    """What was received cannot be written: nothing that another try or mirror would change."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 class WrongFileError(TransferError):
@@ -106,7 +114,10 @@ class Transfer:
         # Unbuffered, and the system may take less than it is given.
         view = memoryview(block)
         while view:
-            view = view[self._file.write(view) :]
+            try:
+                view = view[self._file.write(view) :]
+            except OSError as error:
+                raise TargetError(error) from error
         self._digest.update(block)
         self.offset += len(block)
 

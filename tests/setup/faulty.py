@@ -86,7 +86,8 @@ class Faulty:
                         if self._context
                         else connection
                     )
-                    self._serve(wire)
+                    with wire:
+                        self._serve(wire)
                 except OSError:
                     # The client has gone, which some tests are about.
                     continue

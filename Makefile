@@ -91,7 +91,7 @@ clean: ## Remove what was built
 # --- what the targets stand on -----------------------------------------------------------------------------------------
 
 tools-for-test:
-	tools/need.sh curl=curl gcc=gcc nm=binutils openssl=openssl '?g++=g++' '?valgrind=valgrind'
+	tools/need.sh curl=curl gcc=gcc nm=binutils openssl=openssl '?g++=g++' '?minisign=minisign' '?valgrind=valgrind'
 
 # Chrome does as well; where it is installed, Debian's package usually cannot be.
 browser:

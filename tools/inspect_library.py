@@ -128,7 +128,7 @@ def _names(binary: _Binary) -> list[str]:
 
 
 def _needed(binary: _Binary, platform: Platform) -> list[str]:
-    system = platform.label.split("-")[0]
+    system = platform.label.split("-", maxsplit=1)[0]
     kind = platform.libc or ("apple" if system in ("macos", "ios") else system)
     # A library for Apple names itself first.
     own = platform.file.rsplit("/", 1)[-1]

@@ -15,12 +15,10 @@ import pytest
 
 from server_native import _platform
 from server_native._bindings import abi
-from server_native._platform import PLATFORMS
+from tests.distribution.artifacts import LINUX, NAMES, library
 from tools import build_prebuilt, inspect_library
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LINUX = PLATFORMS["linux-x64"]
-NAMES = sorted(inspect_library.declared())
 #: A function of glibc 2.25.
 GETENTROPY = (
     "int getentropy(void *, unsigned long); int hidden(void) "
@@ -30,22 +28,6 @@ needs_linux_x64 = pytest.mark.skipif(
     _platform.host().label != "linux-x64" or shutil.which("gcc") is None,
     reason="compiles libraries for linux-x64",
 )
-
-
-def library(folder: Path, *options: str, names: list[str] = NAMES, extra: str = "") -> Path:
-    """A library with the exports ``names``, which answer with this build's identity."""
-    path = folder / "libserver_native.so"
-    body = [f"unsigned long long {name}(void) {{ return 0; }}" for name in names]
-    if "sn_abi_hash" in names:
-        body[names.index("sn_abi_hash")] = (
-            f"unsigned long long sn_abi_hash(void) {{ return {abi.ABI_HASH}ull; }}"
-        )
-        body[names.index("sn_version")] = 'const char *sn_version(void) { return "1"; }'
-    source = folder / "library.c"
-    source.write_text("\n".join([*body, extra]))
-    command = ["gcc", "-shared", "-fPIC", "-s", "-o", str(path), str(source), *options]
-    subprocess.run(command, check=True, capture_output=True)
-    return path
 
 
 # --- the archive ----------------------------------------------------------------------------------

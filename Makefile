@@ -10,14 +10,14 @@ MANIFEST := --manifest-path native/Cargo.toml
 PROFILE := --release --locked
 LIBRARY := native/target/release/libserver_native.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
 SOURCES := native/Cargo.toml native/Cargo.lock native/build.rs $(shell find native/src -name '*.rs')
-DIRECTORIES := server_native tools benchmarks examples tests bindings
+DIRECTORIES := setup.py server_native tools benchmarks examples tests bindings
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
 ##@ Use
-.PHONY: help serve build
+.PHONY: help serve build dist
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} \
 	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,13 @@ serve: $(VENV)/.installed $(LIBRARY) ## Serve examples/hello.py on 127.0.0.1:808
 	exec $(BIN)/python examples/hello.py
 
 build: $(LIBRARY) ## Build the native library
+
+# On Linux for the oldest glibc or musl that is promised, so that the wheel is what a release has.
+dist: $(VENV)/.dev ## Build the sdist, and this machine's archive and wheel, into dist/
+	rm -rf dist
+	$(BIN)/python tools/build_prebuilt.py $(if $(filter Linux,$(shell uname -s)),--zig)
+	$(BIN)/python tools/generate_prebuilt_release.py manifest dist/prebuilt --partial
+	$(BIN)/python tools/build_wheels.py
 
 ##@ Develop
 .PHONY: test check lint types rust pytest bindings reference bench format

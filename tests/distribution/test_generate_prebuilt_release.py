@@ -1,4 +1,4 @@
-"""Releases: what is written is of the archives, is signed as minisign signs, and is public only if it came back whole."""
+"""Releases: written from the archives, signed as minisign signs, public only when everything came back whole."""
 
 from __future__ import annotations
 

@@ -68,9 +68,11 @@ format: $(VENV)/.dev rust-components ## Format both languages
 	$(BIN)/ruff format $(DIRECTORIES)
 	$(BIN)/ruff check --fix $(DIRECTORIES)
 
-conformance: $(VENV)/.dev $(LIBRARY) browser ## Foreign suites and fault campaigns
-	tools/need.sh curl=curl h2load=nghttp2-client
+conformance: $(VENV)/.dev $(LIBRARY) browser ## Foreign suites, fault campaigns, wheels on every Python, linux-arm64
+	tools/need.sh curl=curl h2load=nghttp2-client '?unshare=util-linux' '?ip=iproute2'
 	tools/conformance_tools.sh $(BIN)/python
+	$(MAKE) --no-print-directory dist
+	tools/cross_arm64.sh $(BIN)/python
 	$(BIN)/python -m pytest -m conformance
 
 HTTP3 := tests/integration/test_http3.py tests/integration/test_h3_clients.py tests/interop tests/conformance/test_browser.py \
@@ -79,6 +81,11 @@ http3: $(VENV)/.dev $(LIBRARY) browser ## HTTP/3 alone: three QUIC stacks and a 
 	tools/need.sh openssl=openssl
 	tools/conformance_tools.sh $(BIN)/python
 	$(BIN)/python -m pytest -m '' $(HTTP3)
+
+cross: $(VENV)/.dev ## Libraries for linux-arm64 and linux-musl-x64, run here
+	tools/cross_arm64.sh $(BIN)/python
+	tools/cross_musl.sh $(BIN)/python
+	$(BIN)/python -m pytest -m conformance tests/conformance/test_cross.py
 
 workflows: ## Check .github/workflows (needs Go)
 	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
@@ -91,7 +98,7 @@ bench: $(LIBRARY) ## Ours against peers (benchmarks/README.md)
 	bash benchmarks/install.sh
 	.venv-bench/bin/python benchmarks/http.py $(BENCH)
 
-.PHONY: conformance campaign http3 workflows clean tools-for-test browser rust-components c-compiler
+.PHONY: conformance cross campaign http3 workflows clean tools-for-test browser rust-components c-compiler
 clean: ## Remove what was built
 	rm -rf $(VENV) .tools native/target build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 

@@ -93,6 +93,7 @@ def built(platform: Platform, *, zig: bool, here: str | None) -> Path:
     if target:
         # Whoever links for another machine can strip for it; tools of this one cannot always.
         surroundings["CARGO_PROFILE_RELEASE_STRIP"] = "symbols"
+    surroundings |= _flags(platform)
     command += ["--release", "--locked", "--manifest-path", str(NATIVE / "Cargo.toml")]
     command += ["--target-dir", str(folder)]
     if subprocess.run(command, env=surroundings, check=False).returncode != 0:
@@ -104,6 +105,23 @@ def built(platform: Platform, *, zig: bool, here: str | None) -> Path:
     if name.endswith(".framework/server_native"):
         name = "libserver_native.dylib"
     return folder / target / "release" / name
+
+
+def _flags(platform: Platform) -> dict[str, str]:
+    """What this platform's compiler and linker are told, as variables; `RUSTFLAGS` of the caller would hide it."""
+    flags, more = [], {}
+    if platform.libc == "musl":
+        # By default Rust links musl itself into programs, and makes no libraries.
+        flags += ["-Ctarget-feature=-crt-static"]
+    if platform.label.startswith("android-"):
+        flags += ["-Clink-arg=-Wl,-z,max-page-size=16384"]
+    if platform.label.startswith(("macos-", "ios-")):
+        # Otherwise it is named after the building machine's folder.
+        flags += [f"-Clink-arg=-Wl,-install_name,@rpath/{platform.file}"]
+        more = {"MACOSX_DEPLOYMENT_TARGET": "11.0", "IPHONEOS_DEPLOYMENT_TARGET": "13.0"}
+    name = f"CARGO_TARGET_{platform.target.upper().replace('-', '_')}_RUSTFLAGS"
+    both = " ".join([*flags, os.environ.get(name, "")]).strip()
+    return more | ({name: both} if both else {})
 
 
 def zig_tools() -> Path:

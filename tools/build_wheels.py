@@ -4,7 +4,7 @@
     python tools/build_wheels.py [DIR] [--output DIR]     dist/prebuilt, dist
 
 DIR holds archives and their manifest.json, as `tools/generate_prebuilt_release.py` wrote it. Wheels come from the
-unpacked sdist, so what the sdist lacks, they lack. `auditwheel show` has its say about each for Linux.
+unpacked sdist, so what the sdist lacks, they lack. `auditwheel show` has its say about each for this C library.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
+from server_native import _platform  # noqa: E402
 from server_native._manifest import Manifest  # noqa: E402
 from server_native._platform import PLATFORMS  # noqa: E402
 from server_native.errors import ConfigurationError  # noqa: E402
@@ -85,7 +86,8 @@ def check(path: Path, label: str, manifest: Manifest) -> None:
         raise WheelError(f"{path}: its manifest is not that of the release")
     if libraries != [f"server_native/lib/{platform.file}"]:
         raise WheelError(f"{path}: expected one library, found {libraries}")
-    if label.startswith("linux-") and sys.platform == "linux":
+    # auditwheel looks for the libraries that are needed, so it can judge only for the C library it runs on.
+    if platform.libc is not None and platform.libc == _platform.host().libc:
         _audit(path, platform.wheel)
 
 

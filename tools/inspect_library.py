@@ -26,7 +26,7 @@ _PROCESSORS = {
 #: What may be needed of a system: `auditwheel` has the same lists for wheels and is asked, too (`make dist`).
 _SYSTEM = {
     "glibc": r"lib(c|m|pthread|dl|rt)\.so\.\d|libgcc_s\.so\.1|ld-linux-[\w-]+\.so\.\d",
-    "musl": r"libc\.so|libc\.musl-\w+\.so\.1|libgcc_s\.so\.1",
+    "musl": r"libc\.so|libc\.musl-\w+\.so\.1",
     "android": r"lib(c|m|dl|log)\.so",
     "apple": r"/usr/lib/lib(System\.B|iconv\.2|objc\.A|resolv\.9)\.dylib"
     r"|/System/Library/Frameworks/(Security|CoreFoundation|SystemConfiguration|Foundation)\.framework/.*",

@@ -205,7 +205,10 @@ def check_signal() -> None:
         "def ready(server): print(server.url, flush=True)\n"
         "serve_native_direct(lambda request: 'hello', host='127.0.0.1', port=0, on_ready=ready)\n"
     )
-    with subprocess.Popen([*_python(), "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    # In this folder, as Python looks for the package there first.
+    with subprocess.Popen(
+        [*_python(), "-c", code], cwd=HERE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()

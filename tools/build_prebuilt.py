@@ -119,9 +119,27 @@ def _flags(platform: Platform) -> dict[str, str]:
         # Otherwise it is named after the building machine's folder.
         flags += [f"-Clink-arg=-Wl,-install_name,@rpath/{platform.file}"]
         more = {"MACOSX_DEPLOYMENT_TARGET": "11.0", "IPHONEOS_DEPLOYMENT_TARGET": "13.0"}
-    name = f"CARGO_TARGET_{platform.target.upper().replace('-', '_')}_RUSTFLAGS"
-    both = " ".join([*flags, os.environ.get(name, "")]).strip()
-    return more | ({name: both} if both else {})
+    prefix = f"CARGO_TARGET_{platform.target.upper().replace('-', '_')}"
+    if platform.label.startswith("android-"):
+        more = _ndk(platform, prefix)
+    both = " ".join([*flags, os.environ.get(f"{prefix}_RUSTFLAGS", "")]).strip()
+    return more | ({f"{prefix}_RUSTFLAGS": both} if both else {})
+
+
+def _ndk(platform: Platform, prefix: str) -> dict[str, str]:
+    """Compiler and linker of Google's NDK, for the oldest Android that is promised."""
+    home = os.environ.get("ANDROID_NDK_HOME") or os.environ.get("ANDROID_NDK_LATEST_HOME")
+    found = sorted(Path(home or "/nowhere").glob("toolchains/llvm/prebuilt/*/bin"))
+    if not found:
+        raise BuildError("ANDROID_NDK_HOME must be the folder of Android's NDK")
+    triple = platform.target.replace("armv7-", "armv7a-")
+    clang, archiver = found[0] / f"{triple}{_platform.ANDROID_API}-clang", found[0] / "llvm-ar"
+    name = platform.target.replace("-", "_")
+    return {
+        f"{prefix}_LINKER": str(clang),
+        f"CC_{name}": str(clang),
+        f"AR_{name}": str(archiver),
+    }
 
 
 def zig_tools() -> Path:

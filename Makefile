@@ -82,7 +82,7 @@ http3: $(VENV)/.dev $(LIBRARY) browser ## HTTP/3 alone: three QUIC stacks and a 
 	tools/conformance_tools.sh $(BIN)/python
 	$(BIN)/python -m pytest -m '' $(HTTP3)
 
-cross: $(VENV)/.dev ## Libraries for linux-arm64 and linux-musl-x64, run here
+cross: $(VENV)/.dev ## Libraries for linux-arm64 and musl, run here
 	tools/cross_arm64.sh $(BIN)/python
 	tools/cross_musl.sh $(BIN)/python
 	$(BIN)/python -m pytest -m conformance tests/conformance/test_cross.py

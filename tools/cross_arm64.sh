@@ -28,24 +28,9 @@ rustc=/usr/bin/rustc
 version=$(dpkg-query -W -f '${Version}' rustc-web 2>/dev/null || true)
 [ -n "$version" ] || give_up "rustc-web is not installed: apt-get install rustc-web"
 
-# --- packages of arm64, through an apt with lists of its own ---------------------------------------------------------------
-packages="libstd-rust-web-dev=$version python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 libgcc-s1
-  zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 liblzma5 libcrypt1 libuuid1"
-if [ "$(cat "$here/.unpacked" 2>/dev/null)" != "$packages" ]; then
-  rm -rf "$root" "$here/apt"
-  mkdir -p "$root" "$here/apt/lists/partial" "$here/apt/cache/archives/partial" "$here/apt/packages"
-  : >"$here/apt/status"
-  apt() {
-    apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o Dir::State::lists="$here/apt/lists" \
-      -o Dir::State::status="$here/apt/status" -o Dir::Cache="$here/apt/cache" -o APT::Sandbox::User=root "$@"
-  }
-  apt update || give_up "the list of arm64 packages cannot be had"
-  # shellcheck disable=SC2086
-  (cd "$here/apt/packages" && apt download $packages) ||
-    give_up "arm64 packages cannot be had: $packages"
-  for package in "$here"/apt/packages/*.deb; do dpkg-deb -x "$package" "$root"; done
-  echo "$packages" >"$here/.unpacked"
-fi
+tools/debian_packages.sh arm64 "$root" "libstd-rust-web-dev=$version" python3.11-minimal libpython3.11-minimal \
+  libpython3.11-stdlib libc6 libgcc-s1 zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 liblzma5 libcrypt1 libuuid1 ||
+  give_up "packages of arm64 cannot be had"
 
 # --- the library, its wheel, a program of C ---------------------------------------------------------------------------------
 RUSTC=$rustc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--sysroot $root/usr" \

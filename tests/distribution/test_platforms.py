@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.tags import Tag, parse_tag
 
+from server_native import errors
 from server_native._platform import PLATFORMS, Platform
+from tools import build_prebuilt, build_wheels, record_transcripts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKFLOW = ROOT / ".github" / "workflows" / "prebuilt.yml"
@@ -37,16 +41,34 @@ def test_a_wheel_has_a_tag_that_installers_understand(platform: Platform) -> Non
 
 
 def test_the_document_has_a_row_for_every_platform() -> None:
-    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([^|]+) \|$", DEPLOYMENT.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([a-z][\w-]+)` \|.*\| ([^|]+) \|$", DEPLOYMENT.read_text(), re.MULTILINE
+    )
     assert [label for label, _ in rows] == list(PLATFORMS)
     assert {claim.split(":")[0] for _, claim in rows} <= CLAIMS
 
 
 def test_the_document_claims_no_run_without_a_test_that_runs() -> None:
-    rows = re.findall(r"^\| `([\w-]+)` \|.*\| ([^|]+) \|$", DEPLOYMENT.read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([a-z][\w-]+)` \|.*\| ([^|]+) \|$", DEPLOYMENT.read_text(), re.MULTILINE
+    )
     run = {label for label, claim in rows if claim.startswith("built and run here")}
     scripts = (ROOT / "tools").glob("cross_*.sh")
     crossed = {
-        label for script in scripts for label in re.findall(r"--label (\S+)", script.read_text())
+        label
+        for script in scripts
+        for label in re.findall(r"(?:--label|^build) (linux-\S+)", script.read_text(), re.MULTILINE)
     }
     assert run == {"linux-x64"} | crossed
+
+
+def test_the_document_has_every_error() -> None:
+    rows = re.findall(r"^\| `(E-\w+)` \| (\d+) \|", DEPLOYMENT.read_text(), re.MULTILINE)
+    assert {code: int(status) for code, status in rows} == errors._EXITS
+
+
+@pytest.mark.parametrize("tool", [build_prebuilt, build_wheels, record_transcripts])
+def test_what_tools_show_of_themselves_holds(tool: ModuleType) -> None:
+    result = doctest.testmod(tool)
+    assert result.attempted
+    assert not result.failed

@@ -36,7 +36,7 @@ tools/debian_packages.sh arm64 "$root" "libstd-rust-web-dev=$version" python3.11
 RUSTC=$rustc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="--sysroot $root/usr" \
   "$python" tools/build_prebuilt.py --label linux-arm64 --zig --output "$here/prebuilt"
 "$python" tools/generate_prebuilt_release.py manifest "$here/prebuilt" --partial
-rm -rf "$here/dist" "$here/lib"
+rm -rf "${here:?}/dist" "${here:?}/lib"
 "$python" tools/build_wheels.py "$here/prebuilt" --output "$here/dist"
 mkdir -p "$here/lib"
 tar -xzf "$here/prebuilt/server_native-linux-arm64.tar.gz" -C "$here/lib"

@@ -34,7 +34,7 @@ build() { # label, zig's name of the target
   RUSTC_BOOTSTRAP=1 CARGO_UNSTABLE_BUILD_STD=std,panic_unwind RUSTC=/usr/bin/rustc \
     "$python" tools/build_prebuilt.py --label "$1" --zig --output "$here/prebuilt"
   "$python" tools/generate_prebuilt_release.py manifest "$here/prebuilt" --partial
-  rm -rf "$here/dist" "$here/lib"
+  rm -rf "${here:?}/dist" "${here:?}/lib"
   "$python" tools/build_wheels.py "$here/prebuilt" --output "$here/dist"
   mkdir -p "$here/lib"
   tar -xzf "$here/prebuilt/server_native-$1.tar.gz" -C "$here/lib"

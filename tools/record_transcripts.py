@@ -78,7 +78,7 @@ class Way:
         (self.folder / "hello.py").write_text(SERVER)
         (self.folder / "ask.py").write_text(ASK)
 
-    def type(self, line: str, *, shown: str | None = None) -> None:
+    def type(self, line: str) -> None:
         """Runs a line and keeps what it says. Raises :class:`RecordError` when it fails."""
         result = subprocess.run(
             [*self.prefix, shutil.which("sh") or "sh", "-c", line],
@@ -94,7 +94,7 @@ class Way:
         text = self.shorten(result.stdout)
         if result.returncode != 0:
             raise RecordError(f"$ {line}\n{text}exit status {result.returncode}")
-        self.seen += [f"$ {shown or line}", *text.rstrip().splitlines()]
+        self.seen += [f"$ {line}", *text.rstrip().splitlines()]
 
     def shorten(self, text: str) -> str:
         """Without this machine's folders and ports."""
@@ -118,11 +118,9 @@ def wheel(way: Way) -> None:
     (made,) = (ROOT / "dist").glob("*.whl")
     shutil.copy(made, way.folder)
     way.type("ls *.whl")
-    way.type("cc --version || echo there is no compiler", shown="cc --version")
+    way.type("cc --version || echo there is no compiler")
     way.type("python3 -m venv venv && . venv/bin/activate")
-    way.type(
-        "python -m pip install -q --disable-pip-version-check *.whl", shown="pip install *.whl"
-    )
+    way.type("pip install -q --disable-pip-version-check *.whl")
     way.type("cat hello.py ask.py")
     way.type(HELLO)
 

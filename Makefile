@@ -10,14 +10,14 @@ MANIFEST := --manifest-path native/Cargo.toml
 PROFILE := --release --locked
 LIBRARY := native/target/release/libserver_native.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
 SOURCES := native/Cargo.toml native/Cargo.lock native/build.rs $(shell find native/src -name '*.rs')
-DIRECTORIES := server_native tools benchmarks examples tests bindings
+DIRECTORIES := setup.py server_native tools benchmarks examples tests bindings
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
 ##@ Use
-.PHONY: help serve build
+.PHONY: help serve build dist
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {print "\n" substr($$0, 5)} \
 	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,13 @@ serve: $(VENV)/.installed $(LIBRARY) ## Serve examples/hello.py on 127.0.0.1:808
 	exec $(BIN)/python examples/hello.py
 
 build: $(LIBRARY) ## Build the native library
+
+# On Linux for the oldest glibc or musl that is promised, so that the wheel is what a release has.
+dist: $(VENV)/.dev ## Build the sdist, and this machine's archive and wheel, into dist/
+	rm -rf dist
+	$(BIN)/python tools/build_prebuilt.py $(if $(filter Linux,$(shell uname -s)),--zig)
+	$(BIN)/python tools/generate_prebuilt_release.py manifest dist/prebuilt --partial
+	$(BIN)/python tools/build_wheels.py
 
 ##@ Develop
 .PHONY: test check lint types rust pytest bindings reference bench format
@@ -61,9 +68,11 @@ format: $(VENV)/.dev rust-components ## Format both languages
 	$(BIN)/ruff format $(DIRECTORIES)
 	$(BIN)/ruff check --fix $(DIRECTORIES)
 
-conformance: $(VENV)/.dev $(LIBRARY) browser ## Foreign suites and fault campaigns
-	tools/need.sh curl=curl h2load=nghttp2-client
+conformance: $(VENV)/.dev $(LIBRARY) browser ## Foreign suites, fault campaigns, wheels on every Python, linux-arm64
+	tools/need.sh curl=curl h2load=nghttp2-client '?unshare=util-linux' '?ip=iproute2'
 	tools/conformance_tools.sh $(BIN)/python
+	$(MAKE) --no-print-directory dist
+	tools/cross_arm64.sh $(BIN)/python
 	$(BIN)/python -m pytest -m conformance
 
 HTTP3 := tests/integration/test_http3.py tests/integration/test_h3_clients.py tests/interop tests/conformance/test_browser.py \
@@ -72,6 +81,11 @@ http3: $(VENV)/.dev $(LIBRARY) browser ## HTTP/3 alone: three QUIC stacks and a 
 	tools/need.sh openssl=openssl
 	tools/conformance_tools.sh $(BIN)/python
 	$(BIN)/python -m pytest -m '' $(HTTP3)
+
+cross: $(VENV)/.dev ## Libraries for linux-arm64 and musl, run here
+	tools/cross_arm64.sh $(BIN)/python
+	tools/cross_musl.sh $(BIN)/python
+	$(BIN)/python -m pytest -m conformance tests/conformance/test_cross.py
 
 workflows: ## Check .github/workflows (needs Go)
 	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
@@ -84,14 +98,14 @@ bench: $(LIBRARY) ## Ours against peers (benchmarks/README.md)
 	bash benchmarks/install.sh
 	.venv-bench/bin/python benchmarks/http.py $(BENCH)
 
-.PHONY: conformance campaign http3 workflows clean tools-for-test browser rust-components c-compiler
+.PHONY: conformance cross campaign http3 workflows clean tools-for-test browser rust-components c-compiler
 clean: ## Remove what was built
 	rm -rf $(VENV) .tools native/target build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # --- what the targets stand on -----------------------------------------------------------------------------------------
 
 tools-for-test:
-	tools/need.sh curl=curl gcc=gcc nm=binutils openssl=openssl '?g++=g++' '?valgrind=valgrind'
+	tools/need.sh curl=curl gcc=gcc nm=binutils openssl=openssl '?g++=g++' '?minisign=minisign' '?valgrind=valgrind'
 
 # Chrome does as well; where it is installed, Debian's package usually cannot be.
 browser:

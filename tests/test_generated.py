@@ -161,14 +161,16 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     unwanted = shutil.ignore_patterns("target", ".*", "build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, checkout, symlinks=True, ignore=unwanted)
     builder = (sys.executable, "-W", "ignore", "-m", "build", "--no-isolation")
+    # Without a library: tests/distribution/ has the others.
+    pure = {"SERVER_NATIVE_WHEEL": "pure"}
     for kind, source in (("wheel", checkout), ("sdist", checkout)):
-        result = run(*builder, f"--{kind}", "--outdir", folder / kind, source, cwd=folder)
+        result = run(*builder, f"--{kind}", "--outdir", folder / kind, source, cwd=folder, env=pure)
         assert result.returncode == 0, result.stdout + result.stderr
     (sdist,) = (folder / "sdist").iterdir()
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "unpacked", filter="data")
     (unpacked,) = (folder / "unpacked").iterdir()
-    result = run(*builder, "--wheel", "--outdir", folder / "second", unpacked, cwd=folder)
+    result = run(*builder, "--wheel", "--outdir", folder / "second", unpacked, cwd=folder, env=pure)
     assert result.returncode == 0, result.stdout + result.stderr
     (wheel,) = (folder / "wheel").iterdir()
     (second,) = (folder / "second").iterdir()

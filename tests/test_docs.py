@@ -43,6 +43,15 @@ class Shown(NamedTuple):
     source: str
 
 
+def test_every_variable_of_the_environment_is_told() -> None:
+    told = set(re.findall(r"`(SERVER_NATIVE_\w+)`", (ROOT / "docs" / "deployment.md").read_text()))
+    read = set()
+    for path in (ROOT / "server_native").rglob("*.py"):
+        read |= set(re.findall(r"[\"'`](SERVER_NATIVE_[A-Z_]+)\b", path.read_text()))
+    assert len(read) > 12
+    assert sorted(read - told) == []
+
+
 def shown() -> list[Shown]:
     found: dict[str, Shown] = {}
     for page in PAGES:

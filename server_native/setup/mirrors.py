@@ -12,8 +12,8 @@ from server_native.errors import PrebuiltError
 __all__ = ["INDEX", "bases", "index_urls", "urls"]
 
 INDEX = "index.json"
-#: The release that holds the index where every file belongs to a release, as on GitHub.
-_INDEX_TAG = "server-native-prebuilt-index"
+#: On GitHub every file belongs to a release, and each release has the index: the latest one's is always at one address.
+_ON_GITHUB = ("/releases/download/", "/releases/latest/download/")
 
 
 def bases(default: Iterable[str]) -> tuple[str, ...]:
@@ -45,10 +45,14 @@ def urls(mirrors: Iterable[str], tag: str, name: str, label: str = "") -> list[s
 
 def index_urls(mirrors: Iterable[str]) -> list[str]:
     """The list of releases at each mirror."""
-    return [
-        _filled(base, _INDEX_TAG, INDEX, "") if "{" in base else f"{base.rstrip('/')}/{INDEX}"
-        for base in map(_address, mirrors)
-    ]
+    return [f"{_root(base)}/{INDEX}" for base in map(_address, mirrors)]
+
+
+def _root(base: str) -> str:
+    root = base.partition("{")[0]
+    if root.endswith(_ON_GITHUB[0]):
+        root = root.removesuffix(_ON_GITHUB[0]) + _ON_GITHUB[1]
+    return root.rstrip("/")
 
 
 def _filled(base: str, tag: str, name: str, label: str) -> str:

@@ -452,7 +452,7 @@ fn check(record: &Record, arena: &[u8]) -> std::result::Result<(), String> {
         if !matches!(command, Command::Head | Command::Data) {
             return Err(format!("only HEAD and DATA lend, found the flag LENT on {command:?}"));
         }
-        if size == 0 || size % 24 != 0 || size > most {
+        if size == 0 || !size.is_multiple_of(24) || size > most {
             return Err(format!("HEAD has one loan of 24 bytes, DATA one or more, found {size} bytes"));
         }
         for (index, loan) in Loan::read(&arena[from..end as usize]).enumerate() {

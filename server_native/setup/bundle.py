@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from server_native._judge import newer
-from server_native._manifest import TAG, Manifest, package_manifest
+from server_native._manifest import TAG, Artifact, Manifest, package_manifest
 from server_native.errors import ConfigurationError, PrebuiltError
 
 from .download import Download
-from .install import artifact_of
+from .install import artifact_of, cause
 from .mirrors import urls
 from .progress import Progress
 from .releases import MANIFEST, SIGNATURE, Release
@@ -26,28 +28,20 @@ def make(
     labels: Sequence[str],
     mirrors: tuple[str, ...],
     settings: Settings,
+    *,
+    quiet: bool = False,
 ) -> list[Path]:
     """Fetches archives into ``folder``, with what vouches for them beside; answers the files. Blocks."""
     manifest = release.manifest
     target = folder / manifest.tag
     artifacts = [artifact_of(manifest, label) for label in labels]
-    try:
+    files = []
+    with cause(target):
         target.mkdir(parents=True, exist_ok=True)
-        files = []
         for label, artifact in zip(labels, artifacts, strict=True):
-            progress = Progress(artifact.archive)
+            addresses = urls(mirrors, manifest.tag, artifact.archive, label)
             files.append(target / artifact.archive)
-            part = files[-1].with_name(f"{artifact.archive}.part")
-            with contextlib.closing(Download(settings, progress)) as download:
-                download.fetch(
-                    urls(mirrors, manifest.tag, artifact.archive, label),
-                    part,
-                    most=artifact.archive_size,
-                    size=artifact.archive_size,
-                    sha256=artifact.archive_sha256,
-                )
-            part.replace(files[-1])
-            progress.close()
+            _fetch(artifact, addresses, files[-1], settings, quiet=quiet)
         provenance = release.provenance
         text = manifest.write().encode() if provenance is None else provenance.manifest
         files.append(target / MANIFEST)
@@ -55,9 +49,26 @@ def make(
         if provenance is not None and provenance.signature is not None:
             files.append(target / SIGNATURE)
             files[-1].write_bytes(provenance.signature)
-    except OSError as error:
-        raise PrebuiltError("E-PERM", f"the bundle {target} cannot be written: {error}") from error
     return files
+
+
+def _fetch(
+    artifact: Artifact, addresses: list[str], target: Path, settings: Settings, *, quiet: bool
+) -> None:
+    # A name of its own: two bundles may be made in one folder.
+    part = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(part.unlink, missing_ok=True)
+        progress = None if quiet else stack.enter_context(contextlib.closing(Progress(target.name)))
+        download = stack.enter_context(contextlib.closing(Download(settings, progress)))
+        download.fetch(
+            addresses,
+            part,
+            most=artifact.archive_size,
+            size=artifact.archive_size,
+            sha256=artifact.archive_sha256,
+        )
+        part.replace(target)
 
 
 def opened(source: Path) -> tuple[tuple[str, ...], list[str]]:

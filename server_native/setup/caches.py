@@ -29,10 +29,23 @@ def _roots() -> list[Path]:
 
 
 def _folders() -> Iterator[Path]:
+    """The folders of installed libraries. None is reached through a link: a cloned project may have brought it."""
     for root in _roots():
-        for folder in sorted((root / "prebuilt").glob("*/*")):
-            if TAG.fullmatch(folder.parent.name) and folder.name in PLATFORMS:
+        prebuilt = root / "prebuilt"
+        for folder in sorted(prebuilt.glob("*/*")):
+            ours = TAG.fullmatch(folder.parent.name) and folder.name in PLATFORMS
+            way = (root, prebuilt, folder.parent, folder)
+            if (
+                ours
+                and folder.is_dir()
+                and not any(path.is_symlink() for path in way[_own(root) :])
+            ):
                 yield folder
+
+
+def _own(root: Path) -> int:
+    """From where on links are strange: the user's cache may itself be one, the folder in a project may not."""
+    return 0 if root.name == ".server_native" else 1
 
 
 def _marker(folder: Path) -> dict[str, Any]:

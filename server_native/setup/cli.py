@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.quiet = getattr(options, "quiet", False)
     if options.all_platforms and options.download_only is None:
         parser.error("--all-platforms goes with --download-only")
+    if options.all_platforms and options.sha256 is not None:
+        parser.error("--sha256 is the hash of one archive, and does not go with --all-platforms")
     if options.libc is not None and not (options.platform or "linux").startswith("linux"):
         parser.error("--libc goes with a Linux --platform")
     try:
@@ -136,7 +138,7 @@ def _install(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="server_native-")))
         download = stack.enter_context(contextlib.closing(Download(settings)))
         where, release = _release(options, download, work, label)
-        if options.sha256 is not None:
+        if options.sha256 is not None and release.trust != releases.YOURS:
             release = releases.with_hash(release, label, options.sha256)
         if options.download_only is not None:
             return _bundle(options, settings, release, where, label)
@@ -217,7 +219,9 @@ def _bundle(
             {"tag": release.manifest.tag, "platforms": labels},
             f"would fetch {release.manifest.tag} for {', '.join(labels)} into {options.download_only}",
         )
-    files = bundle.make(options.download_only, release, labels, where, settings)
+    files = bundle.make(
+        options.download_only, release, labels, where, settings, quiet=options.quiet or options.json
+    )
     carried = "\n".join(f"  {file}" for file in files)
     then = f"python -m server_native.setup --from {options.download_only}"
     return (

@@ -29,7 +29,7 @@ from .download import Download, Progress
 from .mirrors import urls
 from .settings import Settings
 
-__all__ = ["MARKER", "Provenance", "artifact_of", "install", "place"]
+__all__ = ["MARKER", "Provenance", "artifact_of", "cause", "install", "place"]
 
 #: Written last: what it says is true of the library beside it.
 MARKER = "install.json"
@@ -91,7 +91,7 @@ def install(
     """
     artifact = artifact_of(manifest, label)
     library = place(root, manifest, label)
-    with _cause(library.parent):
+    with cause(library.parent):
         _prepare(root, library.parent)
         if not force and _is_right(library, artifact):
             return library
@@ -271,7 +271,7 @@ def _sync(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _cause(folder: Path) -> Iterator[None]:
+def cause(folder: Path) -> Iterator[None]:
     """What the system refuses, as an error that names the operation's place and what to do."""
     try:
         yield
@@ -282,10 +282,10 @@ def _cause(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise PrebuiltError(
                 "E-SPACE",
-                f"{where}: {error.strerror}. Nothing was installed; make room and try again",
+                f"{where}: {error.strerror}. Make room and try again",
             ) from error
         raise PrebuiltError(
             "E-PERM",
-            f"{where}: {error.strerror}. Nothing was installed; give this user a cache it may write to "
-            "(SERVER_NATIVE_CACHE_DIR), or name a library (SERVER_NATIVE_PREBUILT)",
+            f"{where}: {error.strerror}. Give this user a folder it may write to "
+            "(SERVER_NATIVE_CACHE_DIR for the cache), or name a library (SERVER_NATIVE_PREBUILT)",
         ) from error

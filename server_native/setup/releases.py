@@ -17,9 +17,21 @@ from .download import Download
 from .install import Provenance
 from .mirrors import index_urls, urls
 
-__all__ = ["MANIFEST", "SIGNATURE", "Release", "Vouching", "latest", "named", "pinned", "with_hash"]
+__all__ = [
+    "MANIFEST",
+    "SIGNATURE",
+    "YOURS",
+    "Release",
+    "Vouching",
+    "latest",
+    "named",
+    "pinned",
+    "with_hash",
+]
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.json.minisig"
+#: What a release is trusted for that nobody has signed.
+YOURS = "the hash you gave"
 #: Ten times what a library takes: a manifest that is not pinned must not fill a disk.
 ARCHIVE_BYTES, PAYLOAD_BYTES = 64 << 20, 128 << 20
 #: Where releases are listed when no mirror has an index.
@@ -122,7 +134,7 @@ def _unsigned(release: Manifest, text: bytes, label: str, vouching: Vouching) ->
                 f"the manifest of {release.tag} says {artifact.archive_sha256} for {artifact.archive}, you say "
                 f"{vouching.sha256}",
             )
-        return Release(release, Provenance(text, None), "the hash you gave")
+        return Release(release, Provenance(text, None), YOURS)
     if vouching.unverified:
         return Release(release, Provenance(text, None), "nothing: you have allowed it unverified")
     raise PrebuiltError(

@@ -173,6 +173,7 @@ def test_another_release_needs_somebody_to_vouch_for_it(world: World) -> None:
     assert "you say" in bad(world.user.sets_up("--tag", LATER, "--sha256", "0" * 64), "E-HASH", 7)
     said = good(world.user.sets_up("--tag", LATER, "--sha256", digest))
     assert "This interpreter" in said, "it is there, and not taken by itself"
+    assert said.count("the hash you gave") == 1
     said = good(world.user.sets_up("--tag", LATER, "--allow-unverified", "--force"))
     assert "--allow-unverified says so" in said
     Key().sign(folder)
@@ -289,6 +290,52 @@ def test_looking_at_what_is_there_and_cleaning_up(world: World) -> None:
     assert "nothing is installed" in good(world.user.sets_up("list"))
 
 
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_nothing_is_removed_behind_a_link(world: World, tmp_path: Path, level: int) -> None:
+    """A cloned project may bring one that leads to whatever its user holds dear."""
+    dear = tmp_path / "dear"
+    way = world.in_project.parent.relative_to(world.user.project).parts
+    link = world.user.project.joinpath(*way[: level + 1])
+    file = dear.joinpath(*way[level + 1 :], PLATFORMS[LABEL].file)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"dear")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(dear)
+    assert "nothing was there" in good(world.user.sets_up("clean"))
+    assert "nothing is installed" in good(world.user.sets_up("list"))
+    assert file.read_bytes() == b"dear"
+    bad(world.user.sets_up(), "E-PERM", 9)
+
+
+def test_a_bundle_on_a_full_disk(world: World, tmp_path: Path) -> None:
+    program = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, -1))
+from server_native.setup.cli import main
+sys.exit(main(["--download-only", {str(tmp_path / "bundle")!r}, "--quiet"]))
+"""
+    bad(world.user.runs("-c", program), "E-SPACE", 9)
+    assert list((tmp_path / "bundle" / OWN).iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing(world: World) -> None:
+    program = """
+import signal, sys, os
+from server_native.setup import download
+def interrupted(self, *arguments, **options):
+    os.kill(os.getpid(), signal.SIGINT)
+    raise AssertionError("not reached")
+download.Download._open = interrupted
+from server_native.setup.cli import main
+sys.exit(main([]))
+"""
+    ran = world.user.runs("-c", program)
+    assert (ran.status, ran.out, "interrupted" in ran.err) == (130, "", True)
+    assert "Traceback" not in ran.err
+    assert [path.name for path in world.in_project.parent.iterdir()] == [".lock"]
+
+
 def test_doctor_finds_nothing_wrong_where_nothing_is(world: World) -> None:
     index(world.folder, world.listed(OWN))
     good(world.user.sets_up())
@@ -311,6 +358,7 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(world: World) -> None:
         ("--platform", "amiga"),
         ("--sha256", "abc"),
         ("--all-platforms",),
+        ("--all-platforms", "--download-only", "x", "--sha256", "0" * 64),
         ("nonsense",),
         ("--nonsense",),
     ],

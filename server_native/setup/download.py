@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass, url2pathname
 
 import requests
+import requests.auth
 import urllib3
 from requests.adapters import HTTPAdapter
 
@@ -47,7 +48,7 @@ class Download:
         self._progress = progress
         self._verify = settings.ca_bundle
         self._tokens: dict[str, str] = {}
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.headers.update(
             {"user-agent": f"server_native/{__version__}", "accept-encoding": "identity"}
         )
@@ -141,11 +142,12 @@ class Download:
         for _ in range(_MOST_REDIRECTS + 1):
             _check_scheme(at, url)
             token = self._tokens.get(urlsplit(at).netloc)
-            credentials = {"authorization": f"Bearer {token}"} if token else {}
             try:
                 response = self._session.get(
                     at,
-                    headers=headers | credentials,
+                    headers=headers,
+                    # No field of ours: what .netrc has for the host would replace it.
+                    auth=_Bearer(token) if token else None,
                     stream=True,
                     allow_redirects=False,
                     # Here and not on the session, where REQUESTS_CA_BUNDLE would win.
@@ -167,7 +169,10 @@ class Download:
             if response.status_code not in _REDIRECTS:
                 return response
             response.close()
-            at = urljoin(at, response.headers.get("location", ""))
+            try:
+                at = urljoin(at, response.headers.get("location", ""))
+            except ValueError as error:
+                raise TransferError("redirects to what is no address", final=True) from error
         raise TransferError(f"more than {_MOST_REDIRECTS} redirects", final=True)
 
     def _receive(self, response: requests.Response, transfer: Transfer) -> None:
@@ -195,6 +200,24 @@ class Download:
             ) from error
 
 
+class _Session(requests.Session):
+    """Sees no redirects: it would read each one's body to its end, before it is asked whether to follow."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests' signature
+        return None
+
+
+class _Bearer(requests.auth.AuthBase):
+    """Says who asks."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["authorization"] = f"Bearer {self._token}"
+        return request
+
+
 class _SystemTrust(HTTPAdapter):
     """Trusts what the system trusts, where `truststore` is installed (pip brings it along), else what requests does."""
 
@@ -216,13 +239,26 @@ def _system_context() -> dict[str, Any]:
 
 
 def _check_scheme(at: str, first: str) -> None:
+    if not _readable(at):
+        raise TransferError("redirects to what is no address", final=True)
     parts = urlsplit(at)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+    # Nobody who asked for https gets less, from whatever listens on this machine either.
+    local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    if parts.scheme == "https" or (local and urlsplit(first).scheme == "http"):
         return
     how = "is" if at == first else "redirects to"
     raise TransferError(
         f"{how} {redacted(at)}: only https is fetched, and http of this machine", final=True
     )
+
+
+def _readable(url: str) -> bool:
+    """Whether it can be taken apart: a bracket or a port may be wrong."""
+    try:
+        parts = urlsplit(url)
+        return parts.port is None or bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def _pause(number: int, after: float | None) -> float:
@@ -270,6 +306,8 @@ def _failed(log: list[tuple[str, TransferError]], name: str) -> PrebuiltError:
 
 def redacted(url: str) -> str:
     """A URL without what may be secret in it: user, password, query."""
+    if not _readable(url):
+        return "(no address)"
     parts = urlsplit(url)
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host

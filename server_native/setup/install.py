@@ -25,7 +25,7 @@ from server_native.errors import PrebuiltError
 
 from . import smoke
 from .archive import read_member
-from .download import Download, Progress
+from .download import Download, Progress, redacted
 from .mirrors import urls
 from .settings import Settings
 
@@ -127,13 +127,15 @@ def _replace(what: _Fetched, library: Path, settings: Settings, progress: Progre
         if what.archive is not None:
             addresses = [what.archive.resolve().as_uri()]
         with contextlib.closing(Download(settings, progress)) as download:
-            source = download.fetch(
+            found = download.fetch(
                 addresses,
                 packed,
                 most=artifact.archive_size,
                 size=artifact.archive_size,
                 sha256=artifact.archive_sha256,
             )
+        # The marker is readable for all, and errors end in logs: a mirror's password belongs into neither.
+        source = redacted(found)
         fresh = work / library.name
         with packed.open("rb") as reader, fresh.open("xb") as writer:
             read_member(reader, artifact, writer, source)

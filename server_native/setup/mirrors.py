@@ -25,7 +25,13 @@ def bases(default: Iterable[str]) -> tuple[str, ...]:
 
 
 def _address(text: str) -> str:
-    if urlsplit(text).scheme in ("http", "https", "file"):
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https", "file") and parts.port != 0
+    except ValueError:
+        # A bracket or a port that is none.
+        good = False
+    if good:
         return text
     if Path(text).is_absolute():
         return Path(text).as_uri()

@@ -14,6 +14,8 @@ __all__ = ["AbsentError", "TargetError", "Transfer", "TransferError", "WrongFile
 
 #: Answers that will not be other ones in a moment.
 _FINAL = (400, 401, 403, 404, 405, 410, 451)
+#: Of a length in bytes: what 64 bits hold.
+_DIGITS = 19
 
 
 class TransferError(Exception):
@@ -78,7 +80,7 @@ class Transfer:
         status = response.status_code
         if status == 206 and self.offset:
             found = re.match(
-                r"bytes (\d+)-\d+/(\d+|\*)$", response.headers.get("content-range", "")
+                r"bytes ([0-9]{1,19})-\d+/(\d+|\*)$", response.headers.get("content-range", "")
             )
             if not found or int(found[1]) != self.offset:
                 self._restart()
@@ -95,14 +97,16 @@ class Transfer:
             raise TransferError(
                 f"answered with content-encoding {encoding}, which was not asked for", final=True
             )
-        if response.headers.get("content-length", "").isdecimal() and status == 200:
-            length = int(response.headers["content-length"])
-            if length > self._most:
+        said = response.headers.get("content-length", "")
+        if said.isdecimal() and status == 200:
+            # Python refuses to make a number of thousands of digits.
+            if len(said) > _DIGITS or int(said) > self._most:
                 raise WrongFileError(
-                    f"says it is {length} bytes, at most {self._most} were expected", final=True
+                    f"says it is {said[:_DIGITS]} bytes, at most {self._most} were expected",
+                    final=True,
                 )
             if self.size is None:
-                self._promised = length
+                self._promised = int(said)
         etag = response.headers.get("etag", "")
         self._url = url
         self._etag = etag if etag.startswith('"') else None
@@ -141,10 +145,7 @@ def _refusal(response: requests.Response) -> TransferError:
         return AbsentError(f"answered {status}", final=True)
     limited = status == 403 and response.headers.get("x-ratelimit-remaining") == "0"
     if limited:
-        reset = response.headers.get("x-ratelimit-reset", "")
-        when = (
-            time.strftime("%H:%M:%S", time.localtime(int(reset))) if reset.isdecimal() else "later"
-        )
+        when = _clock(response.headers.get("x-ratelimit-reset", ""))
         return TransferError(
             f"answered 403: its rate limit is used up, and resets at {when}", final=True
         )
@@ -153,6 +154,14 @@ def _refusal(response: requests.Response) -> TransferError:
         final=status in _FINAL,
         after=_after(response.headers.get("retry-after")),
     )
+
+
+def _clock(reset: str) -> str:
+    """Seconds since 1970 as a time of day; ``later`` for what is no time."""
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(int(reset)))
+    except (ValueError, OverflowError, OSError):
+        return "later"
 
 
 def _after(value: str | None) -> float | None:

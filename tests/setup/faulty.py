@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Asked", "Faulty", "answer", "cut"]
+__all__ = ["Asked", "Drip", "Faulty", "Silent", "answer", "cut"]
 
 
 class Asked(NamedTuple):
@@ -32,6 +32,12 @@ class Drip(NamedTuple):
     head: bytes
 
 
+class Silent(NamedTuple):
+    """Bytes, then nothing until the client has gone."""
+
+    data: bytes
+
+
 def answer(body: bytes, status: str = "200 OK", **fields: str | None) -> bytes:
     """A response; a field that is ``None`` is left out. ``_`` in names is ``-``."""
     said = {"content-length": str(len(body)), "etag": '"one"'} | {
@@ -51,7 +57,9 @@ class Faulty:
 
     def __init__(
         self,
-        script: Sequence[bytes | Cut | Drip | Callable[[Asked], bytes | Cut | Drip]],
+        script: Sequence[
+            bytes | Cut | Drip | Silent | Callable[[Asked], bytes | Cut | Drip | Silent]
+        ],
         context: ssl.SSLContext | None = None,
     ) -> None:
         self._script = list(script)
@@ -111,6 +119,10 @@ class Faulty:
             wire.sendall(reply.head)
             while not self._over.wait(0.02):
                 wire.sendall(b"x")
+        elif isinstance(reply, Silent):
+            wire.sendall(reply.data)
+            # Answers when the client has closed its side.
+            wire.recv(1)
         elif isinstance(reply, Cut):
             wire.sendall(reply.data)
             # Read as far as it went before the reset, or the reset would take it back.

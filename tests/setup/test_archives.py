@@ -37,6 +37,23 @@ HOSTILE = {
     "a link as a folder": packed(
         [entry("dir", kind=tarfile.SYMTYPE, link="/etc"), entry(f"dir/{NAME}", PAYLOAD)]
     ),
+    "a pipe of the right name and size": packed(
+        [entry(NAME, kind=tarfile.FIFOTYPE, size=len(PAYLOAD))]
+    ),
+    "a file with holes": packed(
+        [
+            entry(
+                NAME,
+                f"1\n0\n{len(PAYLOAD)}\n".encode().ljust(512, b"\0") + PAYLOAD,
+                pax_headers={
+                    "GNU.sparse.major": "1",
+                    "GNU.sparse.minor": "0",
+                    "GNU.sparse.name": NAME,
+                    "GNU.sparse.realsize": str(len(PAYLOAD)),
+                },
+            )
+        ]
+    ),
     "a pipe": packed([entry("pipe", kind=tarfile.FIFOTYPE), GOOD]),
     "a device": packed([entry("null", kind=tarfile.CHRTYPE, devmajor=1, devminor=3), GOOD]),
     "a folder": packed([entry("elsewhere", kind=tarfile.DIRTYPE), GOOD]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import ssl
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,17 @@ import pytest
 
 from server_native.errors import PrebuiltError
 from server_native.setup.download import Download, redacted
+from server_native.setup.install import MARKER, install
+from server_native.setup.mirrors import bases
 from server_native.setup.settings import Settings
-from tests.setup.faulty import Asked, Drip, Faulty, answer, cut
+from tests.integration.certificates import Authority, Identity
+from tests.setup.faulty import Asked, Drip, Faulty, Silent, answer, cut
+from tests.setup.made import FOREIGN, TAG, entry, manifest, packed
 
 BODY = os.urandom(300_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 GOOD = answer(BODY)
+EVIL = packed([entry("evil", b"evil")])
 TOKEN = "ghp_of_a_user"  # noqa: S105 - nobody's
 
 
@@ -111,13 +117,26 @@ def test_without_a_beginning_that_can_be_told_it_starts_again(run: Run, first: A
         ),
         answer(BODY[1000:], "206 Partial Content", content_range=None),
         answer(BODY[1000:], "206 Partial Content", content_range="bytes */5"),
+        answer(BODY[1000:], "206 Partial Content", content_range=f"bytes {'9' * 5000}-1/2"),
     ],
-    ids=["200", "416", "206 from elsewhere", "206 from nowhere", "206 of nonsense"],
+    ids=["200", "416", "206 from elsewhere", "206 from nowhere", "206 of nonsense", "206 of nines"],
 )
 def test_another_answer_than_the_rest_is_no_rest(run: Run, second: bytes) -> None:
     with Faulty([cut(GOOD, 1000), second, GOOD]) as server:
         assert run.fetch(server.url) == BODY
     assert len(server.asked) <= 3
+
+
+def test_a_beginning_from_one_mirror_is_not_continued_at_another(run: Run) -> None:
+    with Faulty([cut(GOOD, 1000)]) as one, Faulty([GOOD]) as two:
+        assert run.fetch(one.url, two.url) == BODY
+    assert "range" not in two.asked[0].fields
+
+
+def test_an_end_without_a_length_may_come_too_early(run: Run) -> None:
+    with Faulty([answer(BODY[:-5], content_length=None), rest]) as server:
+        assert run.fetch(server.url) == BODY
+    assert server.asked[1].fields["range"] == f"bytes={len(BODY) - 5}-"
 
 
 def test_a_length_that_lies(run: Run) -> None:
@@ -130,6 +149,8 @@ def test_a_length_that_lies(run: Run) -> None:
     declared = answer(b"", content_length="999999999")
     with Faulty([declared]) as server:
         assert "says it is 999999999 bytes" in run.fails("E-HASH", server.url)
+    with Faulty([answer(b"", content_length="9" * 5000)]) as server:
+        assert "says it is 9999" in run.fails("E-HASH", server.url)
     with Faulty([answer(BODY, content_length=None)]) as server:
         assert "is more than 1000 bytes" in run.fails("E-HASH", server.url, size=None, most=1000)
     assert len(server.asked) == 1
@@ -149,6 +170,16 @@ def test_who_sends_nothing_or_next_to_it_has_stalled(tmp_path: Path) -> None:
     run = Run(tmp_path, Settings(idle=0.3, tries=1))
     with Faulty([Drip(head)]) as server:
         assert "stalled" in run.fails("E-NET", server.url)
+
+
+@pytest.mark.parametrize("sent", [0, len(GOOD) - len(BODY), len(GOOD) - 1])
+def test_who_falls_silent_has_stalled(tmp_path: Path, sent: int) -> None:
+    run = Run(tmp_path, Settings(idle=0.3))
+    with Faulty(
+        [Silent(GOOD[:sent]), lambda asked: rest(asked) if "range" in asked.fields else GOOD]
+    ) as server:
+        assert run.fetch(server.url) == BODY
+    assert len(server.asked) == 2
 
 
 def test_a_server_that_is_busy_is_asked_again(run: Run) -> None:
@@ -195,6 +226,13 @@ def test_a_rate_limit_says_when_it_resets(run: Run) -> None:
         assert ":00" in run.fails("E-RATE", server.url)
 
 
+@pytest.mark.parametrize("reset", ["9" * 30, "9" * 5000, "soon", ""])
+def test_a_rate_limit_that_resets_at_no_time(run: Run, reset: str) -> None:
+    limited = answer(b"", "403 x", x_ratelimit_remaining="0", x_ratelimit_reset=reset)
+    with Faulty([limited]) as server:
+        assert "resets at later" in run.fails("E-RATE", server.url)
+
+
 def test_the_next_mirror_has_it(run: Run) -> None:
     wrong = answer(BODY[::-1])
     gone = answer(b"", "404 Not Found")
@@ -223,12 +261,43 @@ def test_redirects_are_followed_so_far(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "to", ["http://192.0.2.1/x", "ftp://127.0.0.1/x", "file:///etc/passwd", ""]
+    "to",
+    [
+        "http://192.0.2.1/x",
+        "ftp://127.0.0.1/x",
+        "file:///etc/passwd",
+        "http://[",
+        "https://127.0.0.1:99999/",
+        "",
+    ],
 )
 def test_no_redirect_leads_out_of_what_is_safe(run: Run, to: str) -> None:
     with Faulty([answer(b"", "301 Moved", location=to)]) as server:
         text = run.fails("E-NET", f"{server.url}/")
-    assert ("only https is fetched" in text) or not to
+    reason = "no address" if to.endswith(("[", ":99999/")) else "only https is fetched"
+    assert reason in text or not to
+
+
+@pytest.mark.timeout(20)
+def test_the_body_of_a_redirect_is_not_waited_for(run: Run) -> None:
+    endless = answer(b"", "302 Found", location="/x", content_length=None)
+    with Faulty([Drip(endless), GOOD]) as server:
+        assert run.fetch(server.url) == BODY
+    assert server.asked[1].target == "/x"
+
+
+@pytest.mark.parametrize("to", ["http://[::1]", "http://127.0.0.1", "http://localhost"])
+def test_no_redirect_leads_from_https_to_http(
+    run: Run, authority: Authority, identity: Identity, to: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.certificate_path, identity.key_path)
+    run.settings = Settings(ca_bundle=str(authority.path))
+    with Faulty([GOOD]) as plain:
+        moved = answer(b"", "302 Found", location=f"{to}:{plain.port}/x")
+        with Faulty([moved], context) as secure:
+            assert "only https is fetched" in run.fails("E-NET", secure.url)
+    assert plain.asked == []
 
 
 def test_a_token_stays_with_its_host(run: Run, tmp_path: Path) -> None:
@@ -242,6 +311,14 @@ def test_a_token_stays_with_its_host(run: Run, tmp_path: Path) -> None:
         download.close()
     assert first.asked[0].fields["authorization"] == f"Bearer {TOKEN}"
     assert ["authorization" in asked.fields for asked in other.asked] == [False, False]
+
+
+def test_a_token_counts_more_than_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with Faulty([GOOD]) as server, contextlib.closing(Download(Settings())) as download:
+        download.text([server.url], tmp_path / "text", token=TOKEN)
+    assert server.asked[0].fields["authorization"] == f"Bearer {TOKEN}"
 
 
 def test_http_is_for_this_machine_alone(run: Run) -> None:
@@ -270,6 +347,63 @@ def test_nobody_there(run: Run) -> None:
 
 def test_what_is_shown_of_an_address() -> None:
     assert redacted("https://u:p@[::1]:8443/a?b=c") == "https://[::1]:8443/a?…"
+    assert redacted("https://u:p@[") == redacted("https://u:p@h:p/") == "(no address)"
+
+
+@pytest.mark.parametrize("text", ["https://[", "https://host:99999/", "https://host:port/", "host"])
+def test_what_is_no_mirror(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVER_NATIVE_BASE_URL", text)
+    with pytest.raises(PrebuiltError, match="SERVER_NATIVE_BASE_URL must name") as caught:
+        bases(())
+    assert caught.value.code == "E-ENV"
+
+
+SECRET = "of-a-mirror"  # noqa: S105 - nobody's
+LIBRARY = os.urandom(50_000)
+
+
+def installed(folder: Path, archive: bytes, *script: Any) -> Path:
+    """Installs from a mirror with a password in its address."""
+    release = manifest(FOREIGN, archive, LIBRARY)
+    with Faulty(script) as server:
+        mirror = f"http://me:{SECRET}@127.0.0.1:{server.port}/{{tag}}/{{archive}}?key={SECRET}"
+        settings = Settings(idle=0.3, tries=2, pause=lambda _: None)
+        return install(release, FOREIGN, folder, sources=[mirror], settings=settings)
+
+
+def test_an_install_survives_a_bad_day_and_keeps_no_secret(tmp_path: Path) -> None:
+    archive = packed([entry("server_native.dll", LIBRARY)])
+    good = answer(archive)
+    where = f"bytes 9-{len(archive) - 1}/{len(archive)}"
+    resumed = answer(archive[9:], "206 Partial Content", content_range=where)
+    library = installed(tmp_path, archive, cut(good, 9), resumed)
+    assert library.read_bytes() == LIBRARY
+    marker = (library.parent / MARKER).read_text()
+    assert SECRET not in marker
+    assert f"/{TAG}/server_native-{FOREIGN}.tar.gz" in marker
+
+
+@pytest.mark.parametrize(
+    ("code", "archive", "reply"),
+    [
+        ("E-404", b"x", answer(b"", "404 Not Found")),
+        ("E-NET", b"x", answer(b"", "500 Internal Server Error")),
+        ("E-NET", b"xyz", cut(answer(b"xyz"), 1)),
+        ("E-NET", b"xyz", Silent(answer(b"xyz")[:-1])),
+        ("E-HASH", b"x", answer(b"y")),
+        ("E-HASH", b"x", answer(b"xx")),
+        ("E-ARCHIVE", b"x", answer(b"x")),
+        ("E-ARCHIVE", EVIL, answer(EVIL)),
+    ],
+)
+def test_an_install_that_fails_leaves_nothing_and_tells_no_secret(
+    tmp_path: Path, code: str, archive: bytes, reply: Any
+) -> None:
+    with pytest.raises(PrebuiltError) as caught:
+        installed(tmp_path, archive, reply)
+    assert caught.value.code == code, str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
 
 
 @pytest.mark.parametrize(

@@ -92,18 +92,34 @@ def test_every_change_is_found() -> None:
     ]
     changed.append((CONTENT, signature.replace(b"a release", b"b release")))
     changed.append((CONTENT, signer.text(proof, "a release", altered(over_comment, 5))))
-    # The scalar plus the order is the same number to those who do not look (RFC 8032 section 5.1.7).
-    scalar = int.from_bytes(proof[42:], "little") + ORDER
-    changed.append(
-        (
-            CONTENT,
-            signer.text(proof[:42] + scalar.to_bytes(32, "little"), "a release", over_comment),
-        )
-    )
     for content, text in changed:
         with pytest.raises(PrebuiltError, match="the signature does not fit") as caught:
             minisign.verify(content, text, (signer.public,))
         assert caught.value.code == "E-SIG"
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+def test_the_scalar_of_a_signature_has_one_form(hashed: bool) -> None:
+    """Plus the order it is the same number to those who do not look (RFC 8032 section 5.1.7)."""
+    signer = Signer()
+    head = base64.b64decode(signer.sign(CONTENT, hashed=hashed).splitlines()[1])
+    other = head[:42] + (int.from_bytes(head[42:], "little") + ORDER).to_bytes(32, "little")
+    # Signed again, or the comment's signature would be what does not fit.
+    text = signer.text(other, "c", signer.key.sign(other[10:] + b"c"))
+    with pytest.raises(PrebuiltError, match="the signature does not fit"):
+        minisign.verify(CONTENT, text, (signer.public,))
+    good = signer.text(head, "c", signer.key.sign(head[10:] + b"c"))
+    assert minisign.verify(CONTENT, good, (signer.public,)) == "c"
+
+
+@pytest.mark.parametrize("key", [2**255 - 19 + 1, 2**255 + 1, 2])
+def test_a_key_that_is_no_point_as_the_standard_writes_it(key: int) -> None:
+    """The neutral element in two other spellings, with which one proof fits everything; and no point at all."""
+    number, base = bytes(8), (4 * pow(5, -1, 2**255 - 19) % (2**255 - 19)).to_bytes(32, "little")
+    proof = base + (1).to_bytes(32, "little")
+    public = base64.b64encode(b"Ed" + number + key.to_bytes(32, "little")).decode()
+    with pytest.raises(PrebuiltError, match="the signature does not fit"):
+        minisign.verify(CONTENT, Signer.text(b"ED" + number + proof, "c", proof), (public,))
 
 
 def test_only_trusted_keys_count() -> None:

@@ -45,7 +45,10 @@ class Proxy:
         with client:
             head = b""
             while b"\r\n\r\n" not in head:
-                head += client.recv(65_536)
+                data = client.recv(65_536)
+                if not data:
+                    return
+                head += data
             self.asked.append(head.split(b"\r\n")[0].decode())
             if f"Basic {USER}".encode() not in head:
                 client.sendall(
@@ -136,6 +139,11 @@ def test_no_proxy_is_heeded(
     monkeypatch.setenv("no_proxy", "example.org,127.0.0.1")
     assert fetch(f"{mirror.url}/file", tmp_path) == BODY
     assert proxy.asked == []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(PrebuiltError, match="no connection") as caught:
+        fetch(f"https://127.0.0.1:{port}/file", tmp_path)
+    assert "proxy " not in str(caught.value).split("What to do")[0]
 
 
 def test_an_authority_nobody_has_named_is_refused(

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 import re
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -18,13 +16,12 @@ from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass, url2pathname
 
 import requests
-import requests.auth
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from server_native import __version__
 from server_native.errors import PrebuiltError
 
+from .session import Bearer, Session
 from .settings import Settings
 from .transfer import AbsentError, TargetError, Transfer, TransferError, WrongFileError
 
@@ -48,13 +45,11 @@ class Download:
         self._progress = progress
         self._verify = settings.ca_bundle
         self._tokens: dict[str, str] = {}
-        self._session = _Session()
+        self._session = Session(settings)
         self._session.headers.update(
             {"user-agent": f"server_native/{__version__}", "accept-encoding": "identity"}
         )
-        if settings.ca_bundle is None:
-            self._session.mount("https://", _SystemTrust())
-        elif not Path(settings.ca_bundle).exists():
+        if settings.ca_bundle is not None and not Path(settings.ca_bundle).exists():
             raise PrebuiltError(
                 "E-ENV",
                 f"SERVER_NATIVE_CA_BUNDLE names {settings.ca_bundle!r}, which does not exist",
@@ -147,7 +142,7 @@ class Download:
                     at,
                     headers=headers,
                     # No field of ours: what .netrc has for the host would replace it.
-                    auth=_Bearer(token) if token else None,
+                    auth=Bearer(token) if token else None,
                     stream=True,
                     allow_redirects=False,
                     # Here and not on the session, where REQUESTS_CA_BUNDLE would win.
@@ -198,44 +193,6 @@ class Download:
             raise TransferError(
                 f"broke off after {transfer.offset} bytes ({_short(error)})"
             ) from error
-
-
-class _Session(requests.Session):
-    """Sees no redirects: it would read each one's body to its end, before it is asked whether to follow."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests' signature
-        return None
-
-
-class _Bearer(requests.auth.AuthBase):
-    """Says who asks."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["authorization"] = f"Bearer {self._token}"
-        return request
-
-
-class _SystemTrust(HTTPAdapter):
-    """Trusts what the system trusts, where `truststore` is installed (pip brings it along), else what requests does."""
-
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        options |= _system_context()
-        super().init_poolmanager(*arguments, **options)
-
-    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
-        options |= _system_context()
-        return super().proxy_manager_for(*arguments, **options)
-
-
-def _system_context() -> dict[str, Any]:
-    try:
-        truststore = importlib.import_module("truststore")
-    except ImportError:
-        return {}
-    return {"ssl_context": truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
 
 
 def _check_scheme(at: str, first: str) -> None:
@@ -325,6 +282,6 @@ def _proxy(url: str) -> str:
 
 def _short(error: BaseException) -> str:
     """The innermost reason, without object addresses and secrets."""
-    while error.__context__ is not None or error.__cause__ is not None:
-        error = error.__cause__ or error.__context__ or error
+    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        error = inner
     return re.sub(r"<[^>]*>:? ?|://[^/@\s]*@", "", str(error) or type(error).__name__)[:200]

@@ -27,9 +27,10 @@ class Cut(NamedTuple):
 
 
 class Drip(NamedTuple):
-    """Bytes one at a time, each when the last was taken, until the client has gone."""
+    """A beginning, then a little again and again until the client has gone."""
 
     head: bytes
+    piece: bytes = b"x"
 
 
 class Silent(NamedTuple):
@@ -118,7 +119,7 @@ class Faulty:
         if isinstance(reply, Drip):
             wire.sendall(reply.head)
             while not self._over.wait(0.02):
-                wire.sendall(b"x")
+                wire.sendall(reply.piece)
         elif isinstance(reply, Silent):
             wire.sendall(reply.data)
             # Answers when the client has closed its side.

@@ -172,6 +172,21 @@ def test_who_sends_nothing_or_next_to_it_has_stalled(tmp_path: Path) -> None:
         assert "stalled" in run.fails("E-NET", server.url)
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "drip",
+    [Drip(b"HTTP/1.1 200 OK\r\nx: "), Drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n")],
+    ids=["a field that does not end", "100 again and again"],
+)
+def test_a_head_that_does_not_end_has_stalled(tmp_path: Path, drip: Drip) -> None:
+    run = Run(tmp_path, Settings(idle=0.3, tries=2))
+    with Faulty([drip, GOOD]) as server:
+        assert run.fetch(server.url) == BODY
+    run = Run(tmp_path, Settings(idle=0.3, tries=1))
+    with Faulty([drip]) as server:
+        assert "no whole head of an answer within 0.3 s" in run.fails("E-NET", server.url)
+
+
 @pytest.mark.parametrize("sent", [0, len(GOOD) - len(BODY), len(GOOD) - 1])
 def test_who_falls_silent_has_stalled(tmp_path: Path, sent: int) -> None:
     run = Run(tmp_path, Settings(idle=0.3))

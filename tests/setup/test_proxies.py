@@ -17,7 +17,7 @@ import trustme
 from server_native.errors import PrebuiltError
 from server_native.setup.download import Download
 from server_native.setup.settings import Settings
-from tests.setup.faulty import Faulty, answer
+from tests.setup.faulty import Drip, Faulty, answer
 
 BODY = os.urandom(200_000)
 USER = base64.b64encode(b"user:secret").decode()
@@ -131,6 +131,21 @@ def test_a_wrong_password_names_the_proxy_and_no_secret(
     assert f"through the proxy http://127.0.0.1:{proxy.port}" in str(caught.value)
     assert "407" in str(caught.value)
     assert "wrong" not in str(caught.value)
+
+
+@pytest.mark.timeout(20)
+def test_a_proxy_whose_answer_does_not_end_has_stalled(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Faulty([Drip(b"HTTP/1.1 200 Connection established\r\nx: ")]) as dripping:
+        monkeypatch.setenv("https_proxy", dripping.url)
+        settings = Settings(tries=1, connect=0.2, idle=0.2)
+        with (
+            contextlib.closing(Download(settings)) as download,
+            pytest.raises(PrebuiltError) as caught,
+        ):
+            download.text(["https://mirror.example/file"], tmp_path / "file")
+    assert "no whole connection within 0.4 s" in str(caught.value)
 
 
 def test_no_proxy_is_heeded(

@@ -29,7 +29,7 @@ class Session(requests.Session):
         self.mount("http://", _Adapter(settings))
         self.mount("https://", _Adapter(settings))
 
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests' signature
+    def get_redirect_target(self, resp: requests.Response) -> None:
         """No answer redirects, as far as the session knows."""
 
 
@@ -49,7 +49,7 @@ class _Adapter(HTTPAdapter):
     """Trusts what the system trusts, where `truststore` is installed (pip brings it along), else what requests does."""
 
     def __init__(self, settings: Settings) -> None:
-        self._pools = _pools(settings.connect, settings.idle)
+        self._pools = _pools(settings.idle)
         self._context = _system_context() if settings.ca_bundle is None else {}
         super().__init__()
 
@@ -71,29 +71,26 @@ def _system_context() -> dict[str, Any]:
     return {"ssl_context": truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
 
 
-def _pools(connect: float, idle: float) -> dict[str, type[HTTPConnectionPool]]:
-    """Pools whose connections give up on heads that come a byte at a time, a proxy's too.
+def _pools(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
+    """Pools whose connections give up on a head that comes a byte at a time.
 
-    The timeout of ``requests`` starts anew with each byte. ``connect`` and ``idle`` in seconds.
+    The timeout of ``requests`` starts anew with each byte, but for a handshake's, which CPython bounds as a whole.
     """
 
     class Plain(HTTPConnection):
-        def connect(self) -> None:
-            with _deadline(self, connect + idle, "connection"):
-                super().connect()
-
         def getresponse(self) -> Any:
-            with _deadline(self, idle, "head of an answer"):
+            with _deadline(self, seconds, "answer"):
                 return super().getresponse()
 
     class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            with _deadline(self, connect + idle, "connection"):
-                super().connect()
-
         def getresponse(self) -> Any:
-            with _deadline(self, idle, "head of an answer"):
+            with _deadline(self, seconds, "answer"):
                 return super().getresponse()
+
+        def _tunnel(self) -> None:
+            # Here and not around all of `connect`, which would go on to a handshake over what has been ended.
+            with _deadline(self, seconds, "proxy's answer"):
+                super()._tunnel()
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -105,8 +102,8 @@ def _pools(connect: float, idle: float) -> dict[str, type[HTTPConnectionPool]]:
 
 
 @contextmanager
-def _deadline(connection: HTTPConnection, seconds: float, what: str) -> Iterator[None]:
-    """Ends the connection under whoever waits for it longer."""
+def _deadline(connection: HTTPConnection, seconds: float, of: str) -> Iterator[None]:
+    """Ends the connection under whoever waits longer for a head."""
     late = threading.Event()
 
     def end() -> None:
@@ -120,7 +117,7 @@ def _deadline(connection: HTTPConnection, seconds: float, what: str) -> Iterator
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
-    failure = TimeoutError(f"no whole {what} within {seconds:g} s")
+    failure = TimeoutError(f"the head of the {of} was not whole within {seconds:g} s")
     try:
         yield
     except Exception:

@@ -89,6 +89,9 @@ class Faulty:
         while not self._over.is_set():
             connection, _ = self._listener.accept()
             with connection:
+                if self._over.is_set():
+                    # The one that wakes this thread, and has gone: CPython 3.11 forgets a wrapper around it.
+                    return
                 try:
                     wire = (
                         self._context.wrap_socket(connection, server_side=True)

@@ -184,7 +184,7 @@ def test_a_head_that_does_not_end_has_stalled(tmp_path: Path, drip: Drip) -> Non
         assert run.fetch(server.url) == BODY
     run = Run(tmp_path, Settings(idle=0.3, tries=1))
     with Faulty([drip]) as server:
-        assert "no whole head of an answer within 0.3 s" in run.fails("E-NET", server.url)
+        assert "the head of the answer was not whole within 0.3 s" in run.fails("E-NET", server.url)
 
 
 @pytest.mark.parametrize("sent", [0, len(GOOD) - len(BODY), len(GOOD) - 1])

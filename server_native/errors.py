@@ -69,6 +69,8 @@ class PrebuiltError(LibraryNotFoundError):
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(f"{text} [{code}]")
+        #: What was tried and what to do, without the code.
+        self.text = text
         #: Which of the errors of docs/deployment.md it is, as ``E-HASH``.
         self.code = code
 

@@ -86,7 +86,14 @@ def named(
     own = package_manifest()
     if tag == own.tag and own.artifacts:
         return pinned()
-    text = download.text(urls(mirrors, tag, MANIFEST, label), work / MANIFEST)
+    try:
+        text = download.text(urls(mirrors, tag, MANIFEST, label), work / MANIFEST)
+    except PrebuiltError as error:
+        if error.code != "E-404":
+            raise
+        raise PrebuiltError(
+            error.code, f"{error.text}{_others(mirrors, download, work)}"
+        ) from error
     release = _read(text, tag)
     try:
         signature = download.text(urls(mirrors, tag, SIGNATURE, label), work / SIGNATURE)
@@ -163,6 +170,18 @@ def latest(mirrors: tuple[str, ...], download: Download, work: Path, label: str)
         "E-404",
         f"no complete release has a library for {label} with ABI {bindings_abi()} (releases: "
         f"{', '.join(str(each.get('tag')) for each in releases[:5]) or 'none'}): upgrade the package, or name a tag",
+    )
+
+
+def _others(mirrors: tuple[str, ...], download: Download, work: Path) -> str:
+    """What there is instead, when a mirror has a list."""
+    try:
+        releases = _index(download.text(index_urls(mirrors), work / "index.json"))
+    except PrebuiltError:
+        # Not what the user asked for: the tag that is not there is what they are told about.
+        return ""
+    return (
+        "\nReleases that are there: " + ", ".join(str(each["tag"]) for each in releases[:5]) + "."
     )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -203,9 +204,14 @@ def test_what_is_no_tag(world: World, tag: str) -> None:
 def test_a_tag_that_is_not_there(world: World) -> None:
     text = bad(world.user.sets_up("--tag", LATER), "E-404", 6)
     assert f"{world.mirror.url}/{LATER}/manifest.json: answered 404" in text
+    assert "Releases that are there" not in text
+    index(world.folder, world.listed(OWN), world.listed("server-native-prebuilt-v0.0.9"))
+    text = bad(world.user.sets_up("--tag", LATER), "E-404", 6)
+    assert f"Releases that are there: {OWN}, server-native-prebuilt-v0.0.9." in text
 
 
 def without_routes() -> tuple[str, ...]:
+    """What takes the network away, where that is permitted: tests/distribution/test_airgapped.py insists on it."""
     if (
         shutil.which("unshare")
         and subprocess.run(["unshare", "-n", "true"], check=False).returncode == 0
@@ -371,6 +377,21 @@ def test_what_is_no_command(world: World, arguments: tuple[str, ...]) -> None:
 def test_an_error_for_programs(world: World) -> None:
     ran = world.user.sets_up("--tag", LATER, "--json")
     assert (ran.status, json.loads(ran.out)["error"]["code"]) == (6, "E-404")
+
+
+def test_without_a_home_a_project_has_its_own_cache(world: World) -> None:
+    no_home = ("env", "-u", "HOME")
+    assert f"installed {world.in_project}" in good(world.user.sets_up(wrapped=no_home))
+
+
+@pytest.mark.parametrize("mask", ["000", "077"])
+def test_whatever_the_umask_nobody_else_can_change_it(world: World, mask: str) -> None:
+    masked = ("sh", "-c", f'umask {mask}; exec "$@"', "sh")
+    good(world.user.sets_up(at=world.user.home, wrapped=masked))
+    assert stat.S_IMODE(world.user.cache.stat().st_mode) == 0o700
+    for path in (world.user.cache, *world.user.cache.rglob("*")):
+        assert path.stat().st_mode & 0o022 == 0, path
+    assert world.own.abi in world.user.loads(at=world.user.home).out
 
 
 def test_a_home_that_is_not_there(world: World) -> None:

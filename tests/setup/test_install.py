@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,13 +17,15 @@ from pathlib import Path
 import pytest
 
 from server_native import _library
-from server_native._platform import host
+from server_native._manifest import Manifest
+from server_native._platform import PLATFORMS, host
 from server_native.errors import PrebuiltError
 from server_native.setup.install import MARKER, install, place
 from server_native.setup.settings import Settings
 from tests.programs import ROOT
 from tests.setup.faulty import Asked, Faulty, answer
-from tests.setup.made import FOREIGN, TAG, entry, manifest, packed
+from tests.setup.made import FOREIGN, TAG, entry, manifest, packed, put
+from tests.setup.releases import mirror as serving
 
 PAYLOAD = os.urandom(400_000)
 ARCHIVE = packed([entry("server_native.dll", PAYLOAD)])
@@ -49,12 +53,14 @@ print(hashlib.sha256(library.read_bytes()).hexdigest())
 class Installs:
     """Processes that install the same release."""
 
-    def __init__(self, folder: Path, mirror: str) -> None:
+    def __init__(
+        self, folder: Path, mirror: str, release: Manifest = RELEASE, label: str = FOREIGN
+    ) -> None:
         self.root = folder / "cache"
         written = folder / "manifest.json"
-        written.write_text(RELEASE.write())
-        self.arguments = [str(written), FOREIGN, str(self.root), mirror]
-        self.library = place(self.root, RELEASE, FOREIGN)
+        written.write_text(release.write())
+        self.arguments = [str(written), label, str(self.root), mirror]
+        self.library = place(self.root, release, label)
 
     def start(self, before: str = "", **options: object) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", before + PROGRAM, *self.arguments]
@@ -83,16 +89,19 @@ class Installs:
 
 
 def at_once(folder: Path, rounds: int, processes: int) -> None:
-    digest = RELEASE.artifacts[FOREIGN].payload_sha256
+    artifact = RELEASE.artifacts[FOREIGN]
+    put(folder / "mirror", RELEASE, {FOREIGN: ARCHIVE})
     for number in range(rounds):
         here = folder / str(number)
         here.mkdir()
-        with Faulty([good]) as mirror:
-            installs = Installs(here, mirror.url)
+        with serving(folder / "mirror") as releases:
+            installs = Installs(here, releases.url)
             running = [installs.start() for _ in range(processes)]
             ended = [installs.ends(process) for process in running]
-        assert [(status, out) for status, out, _ in ended] == [(0, digest)] * processes, ended
-        assert 1 <= len(mirror.asked) <= 2
+            asked = releases.asked()
+        expected = [(0, artifact.payload_sha256)] * processes
+        assert [(status, out) for status, out, _ in ended] == expected, ended
+        assert asked in ([f"/{TAG}/{artifact.archive} 200"] * times for times in (1, 2)), asked
         installs.check()
 
 
@@ -162,6 +171,52 @@ def test_killed_at_20_points_the_next_run_succeeds(tmp_path: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_killed_at_200_points(tmp_path: Path) -> None:
     killed(tmp_path, 200)
+
+
+def killed_in_time(folder: Path, count: int) -> None:
+    """Kills installs of the real library, which is loaded on the way, at so many moments of the time that one takes."""
+    label = host().label
+    assert label is not None
+    payload = _library.locate().read_bytes()
+    archive = packed([entry(PLATFORMS[label].file, payload)])
+    release = manifest(label, archive, payload)
+    put(folder / "mirror", release, {label: archive})
+    with serving(folder / "mirror") as releases:
+        whole = Installs(folder, releases.url, release, label)
+        began = time.monotonic()
+        assert whole.ends(whole.start())[0] == 0
+        took = time.monotonic() - began
+        died = 0
+        for number in range(count):
+            here = folder / str(number)
+            here.mkdir()
+            installs = Installs(here, releases.url, release, label)
+            process = installs.start()
+            until = time.monotonic() + took * number / count
+            while (left := until - time.monotonic()) > 0 and process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(min(left, 0.01))
+                # Whoever looks meanwhile sees all of it or none.
+                assert not installs.library.exists() or installs.library.read_bytes() == payload
+            process.kill()
+            died += installs.ends(process)[0] == -signal.SIGKILL
+            assert not installs.library.exists() or installs.library.read_bytes() == payload
+            status, _, error = installs.ends(installs.start())
+            assert status == 0, error
+            assert installs.library.read_bytes() == payload
+            shutil.rmtree(here)
+    assert died > count // 2
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_10_moments_on_the_way_to_the_real_library(tmp_path: Path) -> None:
+    killed_in_time(tmp_path, 10)
+
+
+@pytest.mark.conformance
+@pytest.mark.timeout(1200)
+def test_killed_at_100_moments_on_the_way_to_the_real_library(tmp_path: Path) -> None:
+    killed_in_time(tmp_path, 100)
 
 
 def test_what_a_killed_process_left_is_collected_a_day_later(tmp_path: Path) -> None:

@@ -41,6 +41,21 @@ def test_the_users_cache_is_where_platformdirs_says(
     assert user_cache() == platformdirs.user_cache_path("server_native", appauthor=False)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others have it in other places")
+def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    with pytest.raises(
+        PrebuiltError, match=r"no home folder.*set SERVER_NATIVE_CACHE_DIR"
+    ) as caught:
+        user_cache()
+    assert caught.value.code == "E-PERM"
+
+
 def test_the_usual_cache_takes_no_platformdirs() -> None:
     probe = "import sys; from server_native import _places; _places.user_cache(); print('platformdirs' in sys.modules)"
     environment = {"HOME": "/home/someone", "PYTHONPATH": str(ROOT)}

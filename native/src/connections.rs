@@ -2,7 +2,8 @@
 //!
 //! One task looks at all deadlines a few times a second instead of one timer per connection: arming a deadline is an
 //! atomic store, which a request does several times, and ten thousand idle connections cost ten thousand loads a tick.
-//! A deadline therefore fires up to one tick late (an eighth of the shortest timeout, at most half a second).
+//! A deadline therefore fires late, by up to one tick (an eighth of the shortest timeout, at most half a second), and
+//! by up to another when many fire together: what they cost the host is spread, so that others are served in between.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,6 +20,8 @@ use crate::limits::{Limit, Limits, Meter};
 const NEVER: u64 = u64::MAX;
 const FIRED: u64 = 0;
 const SLOWEST_TICK_MS: u32 = 500;
+/// Deadlines that fire in the same tick are woken in turns this far apart.
+const TURN_MS: u32 = 4;
 
 /// What all connections are asked to do.
 #[repr(u8)]
@@ -218,14 +221,31 @@ impl Connections {
                 *self.lock_date() = Date::now();
                 continue;
             }
-            tokio::time::sleep(Duration::from_millis(self.tick_ms.load(Ordering::Relaxed).into())).await;
+            let tick_ms = self.tick_ms.load(Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(tick_ms.into())).await;
             *self.lock_date() = Date::now();
-            let now = self.now();
-            let mut table = self.lock();
-            let overdue: Vec<_> = table.watches.values().filter(|watch| watch.fire(now)).cloned().collect();
-            table.overdue += overdue.len() as u64;
-            drop(table);
-            overdue.iter().for_each(|watch| watch.wake());
+            let overdue = self.fired();
+            self.wake_spread(&overdue, tick_ms).await;
+        }
+    }
+
+    /// Those whose deadline has passed, and is taken back.
+    fn fired(&self) -> Vec<Arc<Watch>> {
+        let now = self.now();
+        let mut table = self.lock();
+        let overdue: Vec<_> = table.watches.values().filter(|watch| watch.fire(now)).cloned().collect();
+        table.overdue += overdue.len() as u64;
+        overdue
+    }
+
+    /// Wakes them over a tick. Whoever is woken by something else meanwhile ends then.
+    async fn wake_spread(&self, overdue: &[Arc<Watch>], tick_ms: u32) {
+        let turns = (tick_ms / TURN_MS).max(1) as usize;
+        for (turn, few) in overdue.chunks(overdue.len().div_ceil(turns).max(1)).enumerate() {
+            if turn > 0 {
+                tokio::time::sleep(Duration::from_millis(TURN_MS.into())).await;
+            }
+            few.iter().for_each(|watch| watch.wake());
         }
     }
 
@@ -365,5 +385,53 @@ impl Date {
         line[6..35].copy_from_slice(text);
         line[35..].copy_from_slice(b"\r\n");
         Date { line, value: HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Context, Wake};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many of `count` that fired together are woken at once, and how many in the end.
+    fn woken(count: u64, tick_ms: u32) -> (usize, usize) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let connections = Arc::new(Connections::default());
+        let (woken, limits) = (Arc::new(Woken::default()), Limits::default());
+        let members: Vec<_> = (0..count).map(|id| connections.admit(id, 0, None, &limits).unwrap()).collect();
+        for member in &members {
+            member.watch.register(&woken.clone().into());
+            member.watch.arm(1);
+        }
+        let overdue = connections.fired();
+        assert_eq!(overdue.len() as u64, count);
+        let _entered = runtime.enter();
+        let mut waking = Box::pin(connections.wake_spread(&overdue, tick_ms));
+        let done = waking.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        let first = woken.0.load(Ordering::Relaxed);
+        if !done {
+            runtime.block_on(waking);
+        }
+        (first, woken.0.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn many_deadlines_of_one_tick_are_spread_over_it() {
+        assert_eq!(woken(0, 125), (0, 0));
+        assert_eq!(woken(1, 125), (1, 1));
+        assert_eq!(woken(1000, 125), (33, 1000), "31 turns");
+        assert_eq!(woken(1000, 5), (1000, 1000), "a tick of one turn");
     }
 }

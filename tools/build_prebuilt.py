@@ -109,7 +109,12 @@ def built(platform: Platform, *, zig: bool, here: str | None) -> Path:
 
 def _flags(platform: Platform) -> dict[str, str]:
     """What this platform's compiler and linker are told, as variables; `RUSTFLAGS` of the caller would hide it."""
-    flags, more = [], {}
+    # A library says the same of itself wherever it was built, and nothing of whose machine that was.
+    cargo = os.environ.get("CARGO_HOME", str(Path.home() / ".cargo"))
+    folders = {str(ROOT): "server_native", cargo: "cargo"}
+    # The variable is cut at blanks, and there is no other way to say one.
+    flags = [f"--remap-path-prefix={at}={name}" for at, name in folders.items() if " " not in at]
+    more = {}
     if platform.libc == "musl":
         # By default Rust links musl itself into programs, and makes no libraries.
         flags += ["-Ctarget-feature=-crt-static"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,18 @@ def test_the_time_is_that_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None
     packed = build_prebuilt.pack(b"library", LINUX)
     assert packed == build_prebuilt.pack(b"library", LINUX, 86_400)
     assert packed != build_prebuilt.pack(b"library", LINUX, 0)
+
+
+@pytest.mark.conformance
+def test_the_library_of_a_release_tells_nothing_of_its_builder() -> None:
+    (path,) = (ROOT / "dist" / "prebuilt").glob("server_native-*.tar.gz")
+    with tarfile.open(path) as archive:
+        content = archive.extractfile(archive.getmembers()[0])
+        assert content is not None
+        library = content.read()
+    assert b"cargo/registry" in library, "panics name their place"
+    for folder in (ROOT, Path.home() / ".cargo"):
+        assert os.fsencode(folder) not in library
 
 
 # --- the check ------------------------------------------------------------------------------------

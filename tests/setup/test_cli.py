@@ -391,7 +391,7 @@ def test_whatever_the_umask_nobody_else_can_change_it(world: World, mask: str) -
     assert stat.S_IMODE(world.user.cache.stat().st_mode) == 0o700
     for path in (world.user.cache, *world.user.cache.rglob("*")):
         assert path.stat().st_mode & 0o022 == 0, path
-    assert world.own.abi in world.user.loads(at=world.user.home).out
+    assert str(world.own.abi) in world.user.loads(at=world.user.home).out
 
 
 def test_a_home_that_is_not_there(world: World) -> None:

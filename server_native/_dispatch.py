@@ -19,7 +19,7 @@ from ._outbox import Outbox
 if TYPE_CHECKING:
     from .http import NativeDirectRequest
 
-__all__ = ["Left", "Peer", "Pump", "Sink", "Site"]
+__all__ = ["Finishing", "Left", "Peer", "Pump", "Sink", "Site", "finish"]
 
 log = logging.getLogger("server_native")
 
@@ -51,7 +51,14 @@ class Sink(Protocol):
     def on_pong(self, data: bytes) -> None: ...
 
 
-class Left(Protocol):
+class Finishing(Protocol):
+    """A stream that has left HTTP, for whoever ends it."""
+
+    def _finish(self, code: int) -> None:
+        """Ends our side, if it has not ended: 1000 when all is well, 1011 when the handler has failed."""
+
+
+class Left(Finishing, Protocol):
     """A stream that has left HTTP: messages, or bytes as they are. Private, because users hold it."""
 
     def _on_data(self, data: bytes, flags: int) -> None: ...
@@ -60,8 +67,23 @@ class Left(Protocol):
     def _on_writable(self, size: int) -> None: ...
     def _on_drain(self) -> None: ...
     def _on_pong(self, data: bytes) -> None: ...
+
+
+class _Finished:
+    """Stands for a stream that has left HTTP and is over, so that it and its request do not hold each other."""
+
     def _finish(self, code: int) -> None:
-        """Ends our side, if it has not ended: 1000 when all is well, 1011 when the handler has failed."""
+        """Our side has ended."""
+
+
+def finish(request: NativeDirectRequest, code: int) -> None:
+    """The handler is done with a stream that has left HTTP."""
+    left, request._left = request._left, _FINISHED
+    if left is not None:
+        left._finish(code)
+
+
+_FINISHED = _Finished()
 
 
 class Site(Protocol):

@@ -145,6 +145,8 @@ class Pool:
                 self._waiting -= 1
                 self._busy.add(this)
             job()
+            # Kept until the next one, it would keep its request and what that holds.
+            del job
             if os.getpid() != self._process:
                 return  # The handler forked, and this is the child: no further job will ever come here.
             with self._lock:

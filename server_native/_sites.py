@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
-from ._dispatch import Left, Peer, Pump
+from ._dispatch import Left, Peer, Pump, finish
 from ._ffi import FLAG_END, FLAG_EXPECT, FLAG_TEXT, FLAG_UPGRADE, Reason
 from ._lifecycle import StopNow
 from ._outbox import CHUNK, PatientOutbox
@@ -192,7 +192,7 @@ class HandlerSite:
                 return
             answer = self._call(request)
             if request._left is not None:
-                request._left._finish(1011 if answer is FAILED else 1000)
+                finish(request, 1011 if answer is FAILED else 1000)
                 return
             response = framed(request, answer)
             source = response.source

@@ -66,7 +66,8 @@ class Inflow:
         self._ended = False
         # The stream has left HTTP before its body was complete: the next end is the body's.
         self._goes_on = False
-        self._failure: ClientDisconnected | None = None
+        # Why the stream was reset; an exception kept here and raised would hold its frames, and they us.
+        self._failure: int | None = None
         self.trailers = b""
 
     def feed(self, data: bytes, end: bool) -> None:
@@ -112,7 +113,7 @@ class Inflow:
     def fail(self, reason: int) -> None:
         """The stream was reset: a reader gets :class:`ClientDisconnected` unless the body is complete."""
         if not self._ended and self._failure is None:
-            self._failure = disconnected(reason)
+            self._failure = reason
         self._notify()
 
     def _notify(self) -> None:
@@ -169,7 +170,7 @@ class LoopInflow(Inflow):
             if chunk is not None:
                 return chunk
             if self._failure is not None:
-                raise self._failure
+                raise disconnected(self._failure)
             if self._ended:
                 return b""
             if self._wakeup is None:
@@ -180,7 +181,7 @@ class LoopInflow(Inflow):
 
     def fail(self, reason: int) -> None:
         if not self._ended and self._failure is None:
-            self._failure = disconnected(reason)
+            self._failure = reason
         # A handler may have ended the stream itself, with another of its tasks waiting here.
         if self._wakeup is not None:
             self._wakeup.set_soon()
@@ -230,7 +231,7 @@ class ThreadInflow(Inflow):
                     self._outbox.flush()
                     return chunk
                 if self._failure is not None:
-                    raise self._failure
+                    raise disconnected(self._failure)
                 if self._ended:
                     return b""
                 self._condition.wait()
@@ -246,7 +247,8 @@ class Outflow:
         self.stream = stream
         self.outbox = outbox
         self.window = window
-        self.failure: ClientDisconnected | None = None
+        #: Why the stream was reset, a reason: an exception would hold the frames that raise it, and they this.
+        self.failure: int | None = None
 
     def writable(self, size: int) -> None:
         """``size`` bytes have left for the client."""
@@ -255,7 +257,7 @@ class Outflow:
 
     def fail(self, reason: int) -> None:
         """The stream was reset: the next write raises."""
-        self.failure = disconnected(reason)
+        self.failure = reason
         self._notify()
 
     def put(self, piece: bytes) -> None:
@@ -319,7 +321,7 @@ class LoopOutflow(Outflow):
         view = memoryview(data)
         while view:
             if self.failure is not None:
-                raise self.failure
+                raise disconnected(self.failure)
             if self.window <= 0:
                 await self._wait()
                 continue
@@ -340,7 +342,7 @@ class LoopOutflow(Outflow):
         await self._wakeup.wait()
 
     def fail(self, reason: int) -> None:
-        self.failure = disconnected(reason)
+        self.failure = reason
         self._room = 0
         if self._wakeup is not None:
             self._wakeup.set_soon()
@@ -375,7 +377,7 @@ class ThreadOutflow(Outflow):
                 while self.window <= 0 and self.failure is None:
                     self._condition.wait()
                 if self.failure is not None:
-                    raise self.failure
+                    raise disconnected(self.failure)
                 piece = view[: min(len(view), self.window, CHUNK)]
                 view = view[len(piece) :]
                 self.put(data if len(piece) == len(data) and type(data) is bytes else bytes(piece))

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterable, Callable
 from typing import cast
 
-from ._dispatch import Left, Peer, Pump
+from ._dispatch import Left, Peer, Pump, finish
 from ._ffi import FLAG_END, FLAG_EXPECT, FLAG_TEXT, Reason
 from ._lifecycle import StopNow
 from ._sites import (
@@ -178,12 +178,12 @@ class TaskSite(HandlerSite):
     def _over(self, request: NativeDirectRequest, code: int) -> None:
         self._pump.streams.pop(request.stream, None)
         if request._left is not None and not self._pump.closed:
-            request._left._finish(code)
+            finish(request, code)
 
     def _refuse(self, request: NativeDirectRequest) -> None:
         outbox = self._pump.outbox
         if request._left is not None:
-            request._left._finish(1011)
+            finish(request, 1011)
         elif request.disconnected:
             outbox.reset(request.stream, CANCELLED)
         else:
@@ -287,6 +287,8 @@ class _Tasked(Job):
         if hasattr(self, "outflow"):
             self.outflow.fail(reason)
         self.cancel()
+        # A cancelled task holds its exception, that the frames, and one of them this.
+        self.task = None
 
     def on_writable(self, size: int) -> None:
         if hasattr(self, "outflow"):

@@ -72,6 +72,8 @@ class Wakeup:
         if step is not None and context is not None:
             self._step = None
             context.run(step, self)
+            # A task that was cancelled holds its exception, that the frames, and this one would hold the task.
+            del step
 
     # --- what a task asks of it ------------------------------------------------------------------
 

@@ -112,6 +112,8 @@ class Workers:
                 self._disperse()
                 raise
             self._disperse()
+            # If it is cancelled it will hold this frame.
+            task = None
             while True:
                 try:
                     yield waited

@@ -26,7 +26,7 @@ from .headers import Headers, HeaderSource, encode_fields, read_line
 from .tls import TLSInfo
 
 if TYPE_CHECKING:
-    from ._dispatch import Left, Peer
+    from ._dispatch import Finishing, Peer
 
 __all__ = ["HandlerResult", "NativeDirectRequest", "NativeDirectResponse", "as_response"]
 
@@ -83,8 +83,8 @@ class NativeDirectRequest:
         self._disconnected = False
         #: Whether the handler has asked for the body.
         self._taken = False
-        #: What the connection became when it left HTTP.
-        self._left: Left | None = None
+        #: What the connection became when it left HTTP, and at its end no more than that it has.
+        self._left: Finishing | None = None
 
     @property
     def method(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import json
 import os
 import signal
@@ -235,6 +236,13 @@ def command(line: str) -> None:
         say(f"started={started}")
     elif word == "threads":
         say(f"threads={threading.active_count()}")
+    elif word == "keep-garbage":
+        # From now on what is in a cycle stays.
+        gc.collect()
+        gc.disable()
+    elif word == "requests":
+        count = sum(type(found) is NativeDirectRequest for found in gc.get_objects())
+        say(f"requests={count}")
     elif word == "release":
         released.set()
     elif word == "burn":

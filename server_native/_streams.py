@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 #: Bytes one source sends before others have a turn: as many as stay in a core's cache with their copies.
-_TURN = 128 * 1024
+_TURN = 256 * 1024
 
 _WHY = {
     Reason.GONE: "the client is gone",

@@ -6,7 +6,7 @@ mod bind;
 use std::io;
 use std::net::SocketAddr;
 #[cfg(unix)]
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -108,12 +108,6 @@ impl Bound {
     /// The listener's id, kept when it starts to accept.
     pub fn id(&self) -> u64 {
         self.id
-    }
-
-    /// The socket whose options the connections of TCP clients will have; `None` of a Unix socket.
-    #[cfg(unix)]
-    pub fn tcp(&self) -> Option<BorrowedFd<'_>> {
-        matches!(self.address, Address::Ip(_)).then(|| self.socket.as_fd())
     }
 
     /// Where it is bound, the chosen port included.

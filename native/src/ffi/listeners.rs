@@ -3,7 +3,6 @@
 use std::ffi::c_int;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 #[cfg(unix)]
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -193,32 +192,10 @@ pub unsafe extern "C" fn sn_bind(
         };
         runtime.core.check_running()?;
         let bound = Bound::new(runtime.core.exchange(), binding)?;
-        #[cfg(unix)]
-        bound.tcp().map(hold_back);
         *out = bound.id();
         lock(&runtime.bound).insert(bound.id(), bound);
         Ok(Status::Ok)
     })
-}
-
-/// Bytes the kernel takes for a client beyond what it may be sent now. Without a limit it takes as much as its buffers may
-/// grow to, and a client that does not read costs 4 MiB besides `send_window`, and others the time to copy them. Less than
-/// this, and answers of a megabyte wait for the client in turns.
-#[cfg(unix)]
-const UNSENT: c_int = 512 * 1024;
-
-/// Connections have it from their listener, as they have TCP_NODELAY. A system that does not know the option goes on as before.
-#[cfg(unix)]
-fn hold_back(listener: BorrowedFd<'_>) {
-    #[cfg(any(target_vendor = "apple", target_os = "linux", target_os = "android"))]
-    // SAFETY: the descriptor is open, and the option is an int whose address and size these are.
-    unsafe {
-        let value = std::ptr::from_ref(&UNSENT).cast();
-        let size = size_of::<c_int>() as libc::socklen_t;
-        libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, value, size);
-    }
-    #[cfg(not(any(target_vendor = "apple", target_os = "linux", target_os = "android")))]
-    let _ = listener;
 }
 
 /// Copies a bound listener's `address` (text, as `127.0.0.1:8080`, `[::1]:8080` or `unix:/path`) into `buffer`,

@@ -435,4 +435,4 @@ def test_no_more_is_offered_than_the_window_and_a_turn_take(most: int) -> None:
         taken.append(await scenario())
 
     run(main)
-    assert taken[0] == min(most, 128 * 1024 // 10 * 10)
+    assert taken[0] == min(most, 256 * 1024 // 10 * 10)

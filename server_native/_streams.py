@@ -30,7 +30,8 @@ __all__ = [
     "disconnected",
 ]
 
-#: Bytes one source sends before others have a turn: as many as stay in a core's cache with their copies.
+#: Bytes one source sends before others have a turn: as many as the window, so that it waits for its client and not for
+#: the turn, which costs as much as forty pieces.
 _TURN = 256 * 1024
 
 _WHY = {

@@ -2,8 +2,8 @@
 
 ``python -m tests.faults.campaign --scale full --servers ours,granian --attacks slow_head,ping --json F --markdown G``
 
-``--markdown`` writes the table between the markers of the file, which is docs/reliability.md. Exits with 1 when our
-server misses a bar.
+``--beside`` takes the rows of peers, which our commits do not change, from an earlier run. ``--markdown`` writes the
+table between the markers of the file, which is docs/reliability.md. Exits with 1 when our server misses a bar.
 """
 
 from __future__ import annotations
@@ -38,6 +38,11 @@ def main() -> int:
     parser.add_argument("--scale", choices=list(SCALES), default="small")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        help="JSON of an earlier run on this machine: the table has its rows of other servers too",
+    )
     options = parser.parse_args()
     rows: list[Row] = []
     for attack in options.attacks:
@@ -47,7 +52,10 @@ def main() -> int:
     if options.json is not None:
         report.write_json(options.json, rows, options.scale)
     if options.markdown is not None:
-        report.write_markdown(options.markdown, rows, options.scale)
+        shown = (
+            rows if options.beside is None else report.beside(options.beside, rows, options.scale)
+        )
+        report.write_markdown(options.markdown, shown, options.scale)
     failed = [row for row in rows if row.server == "ours" and row.complaints]
     for row in failed:
         print(f"\n{row.attack}:\n  " + "\n  ".join(row.complaints))

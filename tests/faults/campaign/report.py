@@ -65,6 +65,19 @@ def write_json(path: Path, rows: list[Row], scale: str) -> None:
     path.write_text(json.dumps(told, indent=1) + "\n")
 
 
+def beside(path: Path, rows: list[Row], scale: str) -> list[Row]:
+    """These rows, and from an earlier run of the same scale those of servers that were not attacked now."""
+    told = json.loads(path.read_text())
+    if (told["scale"], told["machine"]) != (scale, machine()):
+        raise ValueError(
+            f"{path} is of scale {told['scale']} on {told['machine']}: not to be compared"
+        )
+    for found in told["rows"]:
+        found.pop("slower")
+    now = {row.server for row in rows}
+    return rows + [Row(**found) for found in told["rows"] if found["server"] not in now]
+
+
 def cell(row: Row) -> str:
     """One server's figures: probes answered, p99 against before, memory, and when it got rid of the attackers."""
     if not row.spoken:

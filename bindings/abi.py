@@ -10,7 +10,7 @@ import ctypes
 from enum import IntEnum
 from typing import Any, Final
 
-ABI_HASH: Final = 0xC4B42FB219C0F3E7
+ABI_HASH: Final = 0x3A6A42C1978D0CD3
 FLAG_END: Final = 1
 FLAG_EXPECT: Final = 2
 FLAG_LENT: Final = 16

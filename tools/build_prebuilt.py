@@ -112,7 +112,7 @@ def _flags(platform: Platform) -> dict[str, str]:
     # A library says the same of itself wherever it was built, and nothing of whose machine that was.
     cargo = os.environ.get("CARGO_HOME", str(Path.home() / ".cargo"))
     folders = {str(ROOT): "server_native", cargo: "cargo"}
-    # The variable is cut at blanks, and there is no other way to say one.
+    # The variable is cut at blanks: a folder that has one stays as it is.
     flags = [f"--remap-path-prefix={at}={name}" for at, name in folders.items() if " " not in at]
     more = {}
     if platform.libc == "musl":

@@ -180,9 +180,8 @@ def _others(mirrors: tuple[str, ...], download: Download, work: Path) -> str:
     except PrebuiltError:
         # Not what the user asked for: the tag that is not there is what they are told about.
         return ""
-    return (
-        "\nReleases that are there: " + ", ".join(str(each["tag"]) for each in releases[:5]) + "."
-    )
+    tags = ", ".join(str(each["tag"]) for each in releases[:5])
+    return f"\nReleases that are there: {tags}." if tags else ""
 
 
 def _index(text: bytes) -> list[dict[str, Any]]:

@@ -26,8 +26,9 @@ class Session(requests.Session):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        self.mount("http://", _Adapter(settings))
-        self.mount("https://", _Adapter(settings))
+        adapter = _Adapter(settings)
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, adapter)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """No answer redirects, as far as the session knows."""
@@ -82,15 +83,13 @@ def _pools(seconds: float) -> dict[str, type[HTTPConnectionPool]]:
             with _deadline(self, seconds, "answer"):
                 return super().getresponse()
 
-    class Secure(HTTPSConnection):
-        def getresponse(self) -> Any:
-            with _deadline(self, seconds, "answer"):
-                return super().getresponse()
-
         def _tunnel(self) -> None:
             # Here and not around all of `connect`, which would go on to a handshake over what has been ended.
             with _deadline(self, seconds, "proxy's answer"):
                 super()._tunnel()
+
+    class Secure(Plain, HTTPSConnection):
+        pass
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain

@@ -143,6 +143,13 @@ def test_the_backlog_is_ours_unless_it_listens_already(
         assert struct.unpack_from("I", told, 28) == (expected,)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the option is Linux's")
+def test_its_clients_are_held_back_as_those_of_our_own(serve: Serve) -> None:
+    with bound("IPv4", "") as listener:
+        serve(lambda _: "", fd=listener.fileno())
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 64 * 1024
+
+
 def test_tls_and_http3_on_its_port(serve: Serve, authority: Authority, identity: Identity) -> None:
     with bound("IPv4", "") as listener:
         running = serve(lambda _: "secure", fd=listener.fileno(), **identity.options)

@@ -2,7 +2,6 @@
 
 use std::ffi::c_int;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-#[cfg(unix)]
 use std::path::PathBuf;
 use std::sync::Arc;
 

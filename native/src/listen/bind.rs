@@ -280,3 +280,17 @@ impl Drop for SocketFile {
         }
     }
 }
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_are_held_back_as_their_listener_is() {
+        let (listener, address) = bind_ip(SocketAddr::from(([127, 0, 0, 1], 0)), Type::STREAM, false, false).unwrap();
+        listener.listen(1).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT);
+    }
+}

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Read in this order: [`record`] (the vocabulary, ADR 0001), [`exchange`] (the core), [`runtime`] (who drives),
-//! [`listen`], [`tls`], [`http`]. [`address`], [`limits`] and [`error`] are leaves. Only `ffi` may use `unsafe`.
+//! [`listen`], [`tls`], [`http`]. [`address`], [`limits`], `unsent` and [`error`] are leaves. Only `ffi` may use `unsafe`.
 
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -29,3 +29,4 @@ pub mod listen;
 pub mod record;
 pub mod runtime;
 pub mod tls;
+mod unsent;

@@ -21,7 +21,7 @@ use server_native::record::{
 };
 
 const QUEUE_RECORDS: usize = 4096;
-const QUEUE_ARENA: usize = 256 * 1024;
+const QUEUE_ARENA: usize = 128 * 1024;
 /// As in exchange.rs: bytes of loans that are told without another event.
 const RETURNS: usize = 256 * 1024;
 /// As in batch.rs: bytes of body in one record.
@@ -201,6 +201,8 @@ struct World {
     consumer: Arc<Flag>,
     applier: Arc<Flag>,
     room_awaited: bool,
+    /// The host has made room, which whoever drives tells the producer.
+    room_made: bool,
     events_awaited: bool,
     must_give_room: bool,
     must_tell: bool,
@@ -231,6 +233,7 @@ impl World {
             counters: Counters::default(),
             closed: false,
             room_awaited: false,
+            room_made: false,
             events_awaited: false,
             must_give_room: false,
             must_tell: false,
@@ -382,6 +385,7 @@ impl World {
                 self.producer.take();
                 self.must_give_room = false;
                 self.room_awaited = !self.has_room();
+                self.room_made &= self.room_awaited;
             }
             Step::WaitForEvents => {
                 self.consumer.take();
@@ -726,6 +730,7 @@ impl World {
         self.must_apply = false;
         self.exchange.apply(Some(&self.applier.waker()));
         self.applier_known = true;
+        self.must_give_room |= std::mem::replace(&mut self.room_made, false);
         for (id, aux, order) in std::mem::take(&mut self.inbox) {
             let Some(at) = self.streams.iter().position(|known| known.id == id && known.slot && !known.finished) else {
                 self.counters.stale_commands += 1;
@@ -798,7 +803,10 @@ impl World {
             return false;
         }
         assert!(got.as_ref() == Ok(&expected), "a batch differs from what was told: {:?}", got.map(|told| told.len()));
-        self.must_give_room |= std::mem::replace(&mut self.room_awaited, false);
+        if std::mem::replace(&mut self.room_awaited, false) {
+            self.room_made = true;
+            self.must_apply |= std::mem::replace(&mut self.applier_known, false);
+        }
         self.log.append(&mut expected);
         true
     }
@@ -807,7 +815,7 @@ impl World {
         self.exchange.close();
         self.closed = true;
         self.streams.iter_mut().filter(|known| known.slot).for_each(Known::wake);
-        self.must_give_room |= std::mem::replace(&mut self.room_awaited, false);
+        self.must_give_room |= std::mem::take(&mut self.room_awaited) | std::mem::take(&mut self.room_made);
         self.must_tell |= std::mem::replace(&mut self.events_awaited, false);
     }
 
@@ -830,7 +838,7 @@ impl World {
         }
         assert!(!self.must_give_room || self.producer.is_set(), "a producer waits for room that is there");
         assert!(!self.must_tell || self.consumer.is_set(), "the host waits for events that are there");
-        assert!(!self.must_apply || self.applier.is_set(), "whoever drives was not told of commands");
+        assert!(!self.must_apply || self.applier.is_set(), "whoever drives was not told of commands or room");
     }
 
     /// Ends everything and looks at all the host was told.

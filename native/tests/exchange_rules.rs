@@ -68,8 +68,8 @@ fn a_late_command_is_counted_and_does_not_reach_the_next_stream_of_the_slot() {
 // --- bounds ------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_full_queue_makes_producers_wait_and_a_take_wakes_them_all() {
-    for (count, size) in [(4096, 1), (4, 64 * 1024)] {
+fn a_full_queue_makes_producers_wait_and_once_it_is_taken_whoever_drives_wakes_them_all() {
+    for (count, size) in [(4096, 1), (2, 64 * 1024)] {
         let exchange = Arc::new(Exchange::default());
         let mut host = Host::new(&exchange);
         let mut pushed = 0;
@@ -85,7 +85,12 @@ fn a_full_queue_makes_producers_wait_and_a_take_wakes_them_all() {
         for flag in [&one, &two, &one] {
             assert!(exchange.poll_ready(&Context::from_waker(&flag.waker())).is_pending());
         }
+        let driver = Flag::new(&exchange);
+        exchange.apply(Some(&driver.waker()));
+        assert!(!one.is_set() && !two.is_set());
         let told = host.take().unwrap();
+        assert!(driver.take() && !one.is_set() && !two.is_set());
+        exchange.apply(None);
         assert!(one.take() && two.take());
         assert!(exchange.poll_ready(&idle()).is_ready());
         for (index, told) in told.iter().enumerate() {
@@ -130,13 +135,13 @@ impl Wake for Named {
 }
 
 #[test]
-fn who_had_a_share_comes_after_those_that_found_no_room() {
+fn who_had_a_share_comes_after_those_that_found_no_room_and_before_who_got_credit() {
     let exchange = Arc::new(Exchange::default());
     let mut host = Host::new(&exchange);
     let woken = Arc::new(Mutex::new(Vec::new()));
     let named = |name| Waker::from(Arc::new(Named(name, woken.clone())));
     assert!(!exchange.wake_when_taken(&named("nobody would wake it")));
-    let peer = Peer::open(&exchange, opening(u32::MAX, 0), b"", b"").unwrap();
+    let mut peer = Peer::open(&exchange, opening(u32::MAX, 0), b"", b"").unwrap();
     assert!(exchange.wake_when_taken(&named("served")));
     while exchange.poll_ready(&idle()).is_ready() {
         peer.stream.push(b"x", false);
@@ -144,8 +149,11 @@ fn who_had_a_share_comes_after_those_that_found_no_room() {
     for name in ["waits", "waits too"] {
         assert!(exchange.poll_ready(&Context::from_waker(&named(name))).is_pending());
     }
+    let credited = Waker::from(Arc::new(Named("given credit", woken.clone())));
+    assert!(peer.stream.poll_order(&Context::from_waker(&credited)).is_pending());
     host.drain();
-    assert_eq!(*woken.lock().unwrap(), ["waits", "waits too", "served"]);
+    host.say(&Commands::default().credit(peer.stream.id(), 1));
+    assert_eq!(*woken.lock().unwrap(), ["waits", "waits too", "served", "given credit"]);
     assert!(!exchange.wake_when_taken(&named("all was taken")));
     peer.stream.push(b"x", false);
     assert!(exchange.wake_when_taken(&named("closed")));
@@ -751,6 +759,7 @@ fn a_waker_may_do_anything() {
         exchange.apply(Some(&waker));
         exchange.submit(&[], &[], nothing_lent).unwrap();
         woke("submit");
+        exchange.apply(Some(&waker));
         while exchange.poll_ready(&context).is_ready() {
             exchange.announce(Event::Accept, 0, 0, 0, 0, b"");
         }

@@ -35,6 +35,7 @@ use crate::exchange::Exchange;
 use crate::limits::{Limit, Limits};
 use crate::record::{Event, Reason};
 use crate::tls::Tls;
+use crate::unsent;
 
 /// What all connections of one listener share.
 #[derive(Debug)]
@@ -69,6 +70,9 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Makes the close that follows a reset.
     fn cut(&self);
 
+    /// The peer has shown that it takes much at once: the system may hold more for it.
+    fn widen(&self) {}
+
     /// Ready when the peer has reset the connection, whatever waits to be read. Its FIN is no reset.
     fn reset(&self) -> impl Future<Output = ()> + Send;
 }
@@ -77,6 +81,10 @@ impl Transport for TcpStream {
     fn cut(&self) {
         // Fails only when the peer has reset already.
         let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+
+    fn widen(&self) {
+        unsent::limit(&socket2::SockRef::from(self), unsent::WIDE);
     }
 
     async fn reset(&self) {

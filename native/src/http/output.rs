@@ -6,7 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::AsyncWrite;
+
+use super::Transport;
+use crate::unsent;
 
 /// Bodies from this size on are written from where they are.
 const LARGE: usize = 8 * 1024;
@@ -16,6 +18,9 @@ const FULL: usize = 256 * 1024;
 const SLICES: usize = 64;
 /// What an idle connection keeps.
 const KEPT: usize = 1024;
+/// A socket that takes this much at once has sent at least two thirds of it on the spot: its window is large, and its peer has
+/// read to make it so.
+const SWIFT: usize = 3 * unsent::NARROW as usize;
 
 /// The write buffer of one connection.
 #[derive(Debug, Default)]
@@ -29,6 +34,8 @@ pub struct Output {
     large_bytes: usize,
     /// The socket has taken bytes that it may still hold itself: a record of TLS.
     unflushed: bool,
+    /// The peer takes much at once, and the socket knows.
+    swift: bool,
 }
 
 impl Output {
@@ -86,7 +93,7 @@ impl Output {
 
     /// Writes as much as the socket takes; ready when all has gone, out of its own buffers too. `progress` counts bytes
     /// written.
-    pub fn poll_flush<S: AsyncWrite + Unpin>(
+    pub fn poll_flush<S: Transport>(
         &mut self,
         socket: &mut S,
         context: &mut Context<'_>,
@@ -110,6 +117,10 @@ impl Output {
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            if written >= SWIFT && !self.swift {
+                self.swift = true;
+                socket.widen();
             }
             *progress += written as u64;
             self.unflushed = true;
@@ -168,10 +179,28 @@ fn hexadecimal(mut number: usize, digits: &mut [u8; 16]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::Waker;
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-    /// Takes a few bytes at a time.
-    struct Narrow(Vec<u8>, usize);
+    /// Takes so many bytes at a time, and knows whether it was widened.
+    struct Narrow(Vec<u8>, usize, AtomicBool);
+
+    impl Transport for Narrow {
+        fn cut(&self) {}
+
+        fn widen(&self) {
+            self.2.store(true, Ordering::Relaxed);
+        }
+
+        async fn reset(&self) {}
+    }
+
+    impl AsyncRead for Narrow {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
 
     impl AsyncWrite for Narrow {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -197,7 +226,7 @@ mod tests {
             output.tail().extend_from_slice(b"head\r\n");
             output.push_chunk(body.clone());
             output.push_chunk(body.clone());
-            let (mut socket, mut progress) = (Narrow(Vec::new(), 7), 0);
+            let (mut socket, mut progress) = (Narrow(Vec::new(), 7, AtomicBool::default()), 0);
             let mut context = Context::from_waker(Waker::noop());
             assert!(output.poll_flush(&mut socket, &mut context, &mut progress).is_ready());
             let expected = {
@@ -206,6 +235,18 @@ mod tests {
             };
             assert_eq!(output.len(), 0);
             assert!(socket.0 == expected && progress == expected.len() as u64 && output.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_a_socket_that_takes_much_at_once_is_widened() {
+        for (takes, widened) in [(SWIFT - 1, false), (SWIFT, true)] {
+            let (mut output, mut progress) = (Output::default(), 0);
+            output.push(Bytes::from(vec![b'x'; 10 * SWIFT]));
+            let mut socket = Narrow(Vec::new(), takes, AtomicBool::default());
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(output.poll_flush(&mut socket, &mut context, &mut progress).is_ready());
+            assert_eq!(socket.2.into_inner(), widened, "{takes} bytes at a time");
         }
     }
 }

@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::{Binding, Place};
 use crate::address::Address;
 use crate::error::{Error, Result};
+use crate::unsent;
 
 /// Tries to find a port that is free for TCP and for UDP when the system may choose.
 const PORT_TRIES: usize = 16;
@@ -124,7 +125,7 @@ fn bind_ip(address: SocketAddr, kind: Type, v6_only: bool, shared: bool) -> io::
     if stream {
         // Inherited by accepted sockets on Linux, which saves a call per connection.
         socket.set_tcp_nodelay(true)?;
-        hold_back(&socket);
+        unsent::limit(&socket, unsent::NARROW);
     } else {
         // All HTTP/3 clients share this one: a burst of some that overflows it costs the others a retransmission, a second or
         // three. The system may allow less (`net.core.rmem_max`), and less is no error.
@@ -215,24 +216,10 @@ fn take(descriptor: OwnedFd, backlog: i32, quic: bool) -> Result<Made> {
     };
     // Inherited by accepted sockets on Linux.
     socket.set_tcp_nodelay(true).map_err(failed)?;
-    hold_back(&socket);
+    unsent::limit(&socket, unsent::NARROW);
     let v6_only = ip.is_ipv6() && socket.only_v6().map_err(failed)?;
     let datagrams = quic.then(|| bind_datagrams(ip, v6_only, false)).transpose()?;
     Ok(Made { socket, datagrams: datagrams.map(Into::into), file: None, address })
-}
-
-/// Bytes the kernel takes for a client beyond what it may be sent now. Without a limit it takes as much as its buffers may
-/// grow to, 4 MiB besides `send_window` for one that does not read; and for a client with a tiny window it makes a buffer of
-/// each kilobyte, which keeps others waiting: 500 of them for 160 ms with 512 KiB, for 40 ms with this.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const UNSENT: u32 = 64 * 1024;
-
-/// Inherited by accepted sockets. A system that does not know the option goes on as before.
-fn hold_back(listener: &Socket) {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = listener.set_tcp_notsent_lowat(UNSENT);
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = listener;
 }
 
 /// The address of a socket that can listen, or what it is instead.
@@ -291,6 +278,6 @@ mod tests {
         listener.listen(1).unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT);
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), unsent::NARROW);
     }
 }

@@ -16,8 +16,9 @@ use crate::http::upgrade::Mode;
 use crate::limits::Limit;
 use crate::record::Reason;
 
-/// One read of a body of known length takes at most this much: a window's worth, as every read costs the peer a wake-up too.
-const READ_BODY: usize = 256 * 1024;
+/// One read of a body of known length takes at most this much, what the queue holds: every read costs the peer a wake-up, and
+/// more than stays in the core's cache costs both copies that follow.
+const READ_BODY: usize = 128 * 1024;
 /// Room for one read, however little credit there is: a chunk line may be longer than it.
 const READ_LEAST: usize = 16 * 1024;
 

@@ -194,13 +194,23 @@ impl Exchange {
     /// Ready when the queue has room, or nobody will make any; a producer waits here before it opens a stream or pushes
     /// data.
     pub fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
+        self.poll_room(context, |state| &mut state.producers)
+    }
+
+    /// [`Exchange::poll_ready`] for a producer that has had much room: when there is no more it comes behind those that found none.
+    /// With `poll_ready` the first that is woken fills the queue, asks first, and is the first again.
+    pub fn poll_more(&self, context: &Context<'_>) -> Poll<()> {
+        self.poll_room(context, |state| &mut state.served)
+    }
+
+    fn poll_room(&self, context: &Context<'_>, list: impl FnOnce(&mut State) -> &mut Vec<Waker>) -> Poll<()> {
         let mut state = self.lock();
         if !state.is_full() || state.closed {
             return Poll::Ready(());
         }
-        let waker = context.waker();
-        if !state.producers.iter().any(|waiting| waiting.will_wake(waker)) {
-            state.producers.push(waker.clone());
+        let (list, waker) = (list(&mut state), context.waker());
+        if !list.iter().any(|waiting| waiting.will_wake(waker)) {
+            list.push(waker.clone());
         }
         Poll::Pending
     }

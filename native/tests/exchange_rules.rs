@@ -146,6 +146,7 @@ fn who_had_a_share_comes_after_those_that_found_no_room_and_before_who_got_credi
     while exchange.poll_ready(&idle()).is_ready() {
         peer.stream.push(b"x", false);
     }
+    assert!(exchange.poll_more(&Context::from_waker(&named("had some"))).is_pending());
     for name in ["waits", "waits too"] {
         assert!(exchange.poll_ready(&Context::from_waker(&named(name))).is_pending());
     }
@@ -153,7 +154,7 @@ fn who_had_a_share_comes_after_those_that_found_no_room_and_before_who_got_credi
     assert!(peer.stream.poll_order(&Context::from_waker(&credited)).is_pending());
     host.drain();
     host.say(&Commands::default().credit(peer.stream.id(), 1));
-    assert_eq!(*woken.lock().unwrap(), ["waits", "waits too", "served", "given credit"]);
+    assert_eq!(*woken.lock().unwrap(), ["waits", "waits too", "served", "had some", "given credit"]);
     assert!(!exchange.wake_when_taken(&named("all was taken")));
     peer.stream.push(b"x", false);
     assert!(exchange.wake_when_taken(&named("closed")));

@@ -4,6 +4,7 @@
 //! A socket that is left alone, because the host gives no credit, is not heard either. Its end cannot be told from a half-close,
 //! behind which there may be data to read; a reset can, and is watched for as long as nothing is read.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -21,19 +22,33 @@ const FRAMING: usize = 32;
 /// Bytes of body gathered from chunks before the share is looked at again.
 pub(super) const GATHERED: usize = 4 * 1024;
 
+/// What one connection tells the host before others that wait for room come first, in bytes. To change the connection with every
+/// queue would take each one's bytes cold from the kernel, at half the rate; this much is a third of a millisecond.
+const RUN: usize = 1024 * 1024;
+
 /// How much a task may still do before the others.
 #[derive(Debug)]
-pub(super) struct Share(usize);
+pub(super) struct Share {
+    left: usize,
+    /// Read since the task has last let others go first.
+    run: Cell<usize>,
+}
 
 impl Share {
-    /// That of one poll.
+    /// That of the first poll.
     pub(super) fn new() -> Share {
-        Share(SHARE)
+        Share { left: SHARE, run: Cell::new(0) }
+    }
+
+    /// The next poll begins.
+    pub(super) fn renew(&mut self) {
+        self.left = SHARE;
     }
 
     /// Bytes were read.
     pub(super) fn bytes(&mut self, count: usize) {
-        self.0 = self.0.saturating_sub(count);
+        self.left = self.left.saturating_sub(count);
+        self.run.set(self.run.get().saturating_add(count));
     }
 
     /// Chunk framing was read.
@@ -48,7 +63,20 @@ impl Share {
 
     /// Whether others come first. Then [`Share::pass`] or [`Share::pass_to`] has the task polled again.
     pub(super) fn is_over(&self) -> bool {
-        self.0 == 0
+        self.left == 0
+    }
+
+    /// Ready when the host's queue has room. Otherwise the task is woken when it has; behind those that wait too if it has had its
+    /// run.
+    pub(super) fn poll_room(&self, exchange: &Exchange, context: &Context<'_>) -> Poll<()> {
+        if self.run.get() < RUN {
+            return exchange.poll_ready(context);
+        }
+        let polled = exchange.poll_more(context);
+        if polled.is_pending() {
+            self.run.set(0);
+        }
+        polled
     }
 
     /// Has the task polled again once all others and the sockets, which a wake would come before, have been looked at.

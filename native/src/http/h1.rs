@@ -119,7 +119,7 @@ impl<S: Transport> Attended for Session<S> {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.share = Share::new();
+        self.share.renew();
         self.unread = false;
         loop {
             if self.connection.member.watch.phase() == Phase::Kill {

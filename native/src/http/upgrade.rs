@@ -174,7 +174,7 @@ impl<S: Transport> Attended for Bytes<'_, S> {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.share = Share::new();
+        self.share.renew();
         loop {
             if self.channel.member.watch.phase() == Phase::Kill {
                 self.channel.abort(Reason::Stopping);

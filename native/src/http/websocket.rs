@@ -99,7 +99,7 @@ impl<S: Transport> Attended for WebSocket<'_, S> {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        self.share = Share::new();
+        self.share.renew();
         loop {
             let watch = &self.channel.member.watch;
             if watch.phase() == Phase::Kill {
@@ -285,7 +285,9 @@ impl<S: Transport> WebSocket<'_, S> {
         while !matches!(self.stage, Stage::Over { .. }) && !self.share.is_over() {
             let open = self.stage == Stage::Open;
             // Pongs wait to be taken by the peer: it may send more when it has. The host's queue bounds what it is told.
-            if open && (!self.channel.output.has_room() || self.channel.site.exchange.poll_ready(context).is_pending())
+            if open
+                && (!self.channel.output.has_room()
+                    || self.share.poll_room(&self.channel.site.exchange, context).is_pending())
             {
                 self.deaf = true;
                 break;

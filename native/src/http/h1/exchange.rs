@@ -157,7 +157,7 @@ impl<S: Transport> Session<S> {
             return Ok(false);
         }
         if !now.body.is_done() && now.stream.is_live() {
-            if self.connection.site.exchange.poll_ready(context).is_pending() {
+            if self.share.poll_room(&self.connection.site.exchange, context).is_pending() {
                 return Ok(false);
             }
             let mut input = std::mem::take(&mut self.input);

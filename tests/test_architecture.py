@@ -18,7 +18,7 @@ PYTHON = ROOT / "server_native"
 
 # --- Rust -----------------------------------------------------------------------------------------
 
-LEAVES = {"address", "error", "limits", "record"}
+LEAVES = {"address", "error", "limits", "record", "unsent"}
 RUST_MAY_USE = {
     "ffi": {"runtime", "exchange", "batch", "listen", "tls"} | LEAVES,
     "runtime": {"listen", "connections", "exchange", "batch"} | LEAVES,

@@ -30,7 +30,7 @@ const QUEUE_RECORDS: usize = 4096;
 /// Bytes of payload waiting for the host beyond which producers wait. Small enough that what is copied into the queue, out of
 /// it and into the host's own memory stays in a core's cache: 4 MiB made uploads take twice the time, 256 KiB 1.5 times on a core
 /// of 2 MiB. With 64 KiB the calls cost more than the cache saves.
-const QUEUE_ARENA: usize = 128 * 1024;
+pub(crate) const QUEUE_ARENA: usize = 128 * 1024;
 /// Most bytes of head and body one OPEN tells; the limits of heads and inline bodies keep far below.
 const OPEN_BYTES: usize = 512 * 1024;
 /// Bytes of commands not yet applied beyond which `submit` answers BUSY. Only a host that ignores windows gets here.

@@ -385,7 +385,6 @@ impl World {
                 self.producer.take();
                 self.must_give_room = false;
                 self.room_awaited = !self.has_room();
-                self.room_made &= self.room_awaited;
             }
             Step::WaitForEvents => {
                 self.consumer.take();

@@ -4,7 +4,6 @@
 //! A socket that is left alone, because the host gives no credit, is not heard either. Its end cannot be told from a half-close,
 //! behind which there may be data to read; a reset can, and is watched for as long as nothing is read.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -31,13 +30,13 @@ const RUN: usize = 1024 * 1024;
 pub(super) struct Share {
     left: usize,
     /// Read since the task has last let others go first.
-    run: Cell<usize>,
+    run: usize,
 }
 
 impl Share {
     /// That of the first poll.
     pub(super) fn new() -> Share {
-        Share { left: SHARE, run: Cell::new(0) }
+        Share { left: SHARE, run: 0 }
     }
 
     /// The next poll begins.
@@ -48,7 +47,7 @@ impl Share {
     /// Bytes were read.
     pub(super) fn bytes(&mut self, count: usize) {
         self.left = self.left.saturating_sub(count);
-        self.run.set(self.run.get().saturating_add(count));
+        self.run = self.run.saturating_add(count);
     }
 
     /// Chunk framing was read.
@@ -68,13 +67,13 @@ impl Share {
 
     /// Ready when the host's queue has room. Otherwise the task is woken when it has; behind those that wait too if it has had its
     /// run.
-    pub(super) fn poll_room(&self, exchange: &Exchange, context: &Context<'_>) -> Poll<()> {
-        if self.run.get() < RUN {
+    pub(super) fn poll_room(&mut self, exchange: &Exchange, context: &Context<'_>) -> Poll<()> {
+        if self.run < RUN {
             return exchange.poll_ready(context);
         }
         let polled = exchange.poll_more(context);
         if polled.is_pending() {
-            self.run.set(0);
+            self.run = 0;
         }
         polled
     }
@@ -126,5 +125,47 @@ pub(super) async fn attend<A: Attended>(attended: &mut A) {
         if reset.await {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+    use crate::batch::Batch;
+    use crate::record::Event;
+
+    /// Wakes into a list, so that the order shows.
+    struct Named(&'static str, Arc<Mutex<Vec<&'static str>>>);
+
+    impl Wake for Named {
+        fn wake(self: Arc<Self>) {
+            self.1.lock().unwrap().push(self.0);
+        }
+    }
+
+    #[test]
+    fn after_its_run_and_not_before_a_connection_lets_others_go_first() {
+        let exchange = Exchange::default();
+        let woken = Arc::new(Mutex::new(Vec::new()));
+        let mut uploading = Share::new();
+        let mut in_order_after = |read: usize| {
+            let waker = |name| Waker::from(Arc::new(Named(name, woken.clone())));
+            while exchange.poll_ready(&Context::from_waker(Waker::noop())).is_ready() {
+                exchange.announce(Event::Accept, 0, 0, 0, 0, b"");
+            }
+            uploading.renew();
+            uploading.bytes(read);
+            assert!(uploading.poll_room(&exchange, &Context::from_waker(&waker("uploads"))).is_pending());
+            assert!(Share::new().poll_room(&exchange, &Context::from_waker(&waker("waits"))).is_pending());
+            exchange.take(&mut Batch::default()).unwrap();
+            exchange.apply(None);
+            std::mem::take(&mut *woken.lock().unwrap())
+        };
+        assert_eq!(in_order_after(RUN - 1), ["uploads", "waits"]);
+        assert_eq!(in_order_after(1), ["waits", "uploads"]);
+        assert_eq!(in_order_after(1), ["uploads", "waits"], "the next run has begun");
     }
 }

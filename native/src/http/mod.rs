@@ -84,6 +84,7 @@ impl Transport for TcpStream {
     }
 
     fn widen(&self) {
+        // The peer's window may close again later: then this much waits for it, and no more.
         unsent::limit(&socket2::SockRef::from(self), unsent::WIDE);
     }
 
@@ -215,5 +216,21 @@ async fn serve_secure<S: Transport>(socket: S, tls: Arc<Tls>, mut connection: Co
         Box::pin(h2::serve(socket, Vec::new(), connection)).await;
     } else {
         Box::pin(h1::serve(socket, Vec::new(), connection)).await;
+    }
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_widened_socket_may_hold_more() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            socket.widen();
+            assert_eq!(socket2::SockRef::from(&socket).tcp_notsent_lowat().unwrap(), unsent::WIDE);
+        });
     }
 }

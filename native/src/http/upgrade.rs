@@ -262,7 +262,7 @@ impl<S: Transport> Bytes<'_, S> {
         let channel = &mut self.channel;
         let deaf = matches!(self.end, End::Deaf { .. });
         self.unread = !self.eof;
-        if self.eof || (!deaf && channel.site.exchange.poll_ready(context).is_pending()) {
+        if self.eof || (!deaf && self.share.poll_room(&channel.site.exchange, context).is_pending()) {
             return Poll::Pending;
         }
         let credit = if deaf { READ } else { (channel.stream.credit() as usize).min(READ) };

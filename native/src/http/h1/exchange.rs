@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::ReadBuf;
 
 use super::{AHEAD, BODY_TOO_LARGE, CONTINUE, NEXT, OVER, READ, Session, Stage, Step};
-use crate::exchange::Stream;
+use crate::exchange::{QUEUE_ARENA, Stream};
 use crate::http::Transport;
 use crate::http::attend::{GATHERED, Share};
 use crate::http::guard::{Body, Decoded, Framing, Rejection, Version};
@@ -18,7 +18,7 @@ use crate::record::Reason;
 
 /// One read of a body of known length takes at most this much, what the queue holds: every read costs the peer a wake-up, and
 /// more than stays in the core's cache costs both copies that follow.
-const READ_BODY: usize = 128 * 1024;
+const READ_BODY: usize = QUEUE_ARENA;
 /// Room for one read, however little credit there is: a chunk line may be longer than it.
 const READ_LEAST: usize = 16 * 1024;
 

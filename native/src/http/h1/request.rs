@@ -190,7 +190,7 @@ impl<S: Transport> Session<S> {
 
     fn begin(&mut self, head: &Head<'_>, input: &[u8], context: &mut Context<'_>) -> Taken {
         let site = self.connection.site.clone();
-        if site.exchange.poll_ready(context).is_pending() {
+        if self.share.poll_room(&site.exchange, context).is_pending() {
             return Taken::Blocked;
         }
         let limits = &site.limits;
